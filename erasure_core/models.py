@@ -1,0 +1,149 @@
+"""The one contract between the core and whatever runs a diffusion model.
+
+Backends (a diffusers pipeline, a host's patcher) implement :class:`Model`; everything else is written against it once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from .erasure import EmbeddingMap, WeightDelta
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Text as the denoiser receives it.
+
+    ``hidden`` [B, 77k, d]: the rows that enter cross-attention, k chunks of 77 positions.
+    ``tokens``: encoder name -> ids [B, k, 77], specials and padding included.
+    ``eos`` [B, k]: position of the first end-of-text token inside each chunk of the first encoder.
+    ``pooled`` [B, p] or None: the pooled vector (SDXL: 1280).
+    ``extras``: what else the denoiser needs (SDXL: ``time_ids`` [B, 6]).
+    """
+
+    hidden: Tensor
+    tokens: Mapping[str, Tensor]
+    eos: Tensor
+    pooled: Tensor | None = None
+    extras: Mapping[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return self.hidden.shape[0]
+
+    def take(self, index: Sequence[int] | Tensor) -> Encoded:
+        """The prompts at ``index``, in that order."""
+        rows = torch.as_tensor(index, dtype=torch.long)
+
+        def pick(value: Any) -> Any:
+            return value[rows.to(value.device)] if isinstance(value, Tensor) and len(value) == len(self) else value
+
+        return Encoded(
+            pick(self.hidden),
+            {name: pick(ids) for name, ids in self.tokens.items()},
+            pick(self.eos),
+            None if self.pooled is None else pick(self.pooled),
+            {name: pick(value) for name, value in self.extras.items()},
+        )
+
+
+class Patch(Protocol):
+    """What :meth:`Model.patch` returns: in force until ``undo`` is called, which restores the model bitwise."""
+
+    def undo(self) -> None:
+        """Restore the model exactly; calling it again does nothing."""
+
+
+@runtime_checkable
+class Model(Protocol):
+    """A text-to-image diffusion model: text encoder(s), denoiser and autoencoder behind one surface."""
+
+    @property
+    def family(self) -> str:
+        """Architecture class: ``sd1``, ``sd2``, ``sdxl``."""
+
+    @property
+    def spaces(self) -> Mapping[str, int]:
+        """Text spaces by name and width, the cross-attention space first: ``{"clip_l": 768}``."""
+
+    @property
+    def clip_skip(self) -> int:
+        """Which layer the rows come from: 1 = last, 2 = the one before."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Short hash of all weights as they are now; equal for equal weights."""
+
+    @property
+    def text_fingerprint(self) -> str:
+        """The same for the text encoder(s) alone."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision the denoiser computes in."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the denoiser lives."""
+
+    @property
+    def sigmas(self) -> Tensor:
+        """Noise level of every training timestep, ascending."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Native picture size, height and width in pixels."""
+
+    def encode(self, prompts: Sequence[str]) -> Encoded:
+        """Encode prompts of any length, weights and brackets treated as the host does."""
+
+    def weights(self) -> Mapping[str, Tensor]:
+        """Canonical name -> the unpatched weight, dequantised, read when asked for."""
+
+    def predict(self, x: Tensor, t: Tensor, encoded: Encoded) -> Tensor:
+        """One evaluation of the denoiser: x [B, c, h, w], t [B] or scalar training timestep."""
+
+    def sample(
+        self,
+        encoded: Encoded,
+        negative: Encoded | None = None,
+        seed: int | Sequence[int] = 0,
+        steps: int = 20,
+        cfg: float = 5.0,
+        size: tuple[int, int] | None = None,
+        callback: Callable[[int, int], None] | None = None,
+    ) -> Tensor:
+        """Latents [B, c, h, w]; picture i starts from the noise of its own seed, whatever the batch."""
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Pictures [B, 3, H, W] in 0..1, float32 on the processor."""
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """Scaled latents of pictures [B, 3, H, W] in 0..1 (mean of the posterior)."""
+
+    def patch(
+        self,
+        maps: Mapping[str, tuple[EmbeddingMap, float]],
+        deltas: Mapping[str, WeightDelta],
+        rows: str = "cond",
+    ) -> Patch:
+        """Put maps (space -> map and gain) in front of the denoiser and add deltas to its weights."""
+
+
+def from_pipeline(pipe: Any) -> Model:
+    """Wrap a loaded diffusers pipeline (SD1.x, SD2.x, SDXL); needs diffusers and transformers."""
+    from .backends.diffusers import DiffusersModel
+
+    return DiffusersModel(pipe)
+
+
+def load_demo() -> Model:
+    """The bundled shapes-world model; needs diffusers and transformers, downloads nothing."""
+    from .demo.bundle import load_pipeline
+
+    return from_pipeline(load_pipeline())
