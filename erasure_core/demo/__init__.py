@@ -1,0 +1,1 @@
+"""The bundled shapes-world model: its pictures and captions, its training recipe, its weights and its detector."""
