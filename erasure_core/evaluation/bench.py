@@ -1,0 +1,214 @@
+"""The bench: draw prompt groups without and with a membrane, judge every picture, count, score.
+
+Everything is kept in one folder, pictures by what made them and one record per judged picture, so a run that was
+stopped goes on where it was, and a second membrane needs no new pictures of the model alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import Tensor, stack
+
+from ..errors import BadInput, CannotWrite, Interrupted
+from ..models import Model
+from .axes import require_groups, score
+from .cache import BASE, PictureCache, Sampler, Shot
+from .detectors import Detector, Verdict, judge
+from .drawing import Drawer, ShouldStop
+from .fingerprints import membranes_hash, scheduler_name
+from .groups import Case, PromptGroup
+from .records import Record, RecordFile
+from .result import BenchResult
+from .scores import PROFILES, UNDECIDED_SHARE
+from .stability import Moves, moves
+from .tally import Pair, clusters_of
+
+if TYPE_CHECKING:
+    from ..membranes import Membrane
+
+Progress = Callable[[int, int, str], None]
+Place = tuple[str, str, int, int]
+SIDES = ("without membrane", "with membrane")
+
+
+def bench(
+    model: Model,
+    membranes: Sequence[Membrane],
+    groups: Sequence[PromptGroup],
+    detector: Detector,
+    folder: Path | str,
+    steps: int = 20,
+    cfg: float = 5.0,
+    batch: int = 32,
+    negative: str = "",
+    progress: Progress | None = None,
+    should_stop: ShouldStop | None = None,
+    *,
+    size: tuple[int, int] | None = None,
+    act_on: str = "auto",
+    rows: str = "cond",
+    weights: str = "neutral",
+) -> BenchResult:
+    """Measure what ``membranes`` do to ``model`` on the prompts of ``groups``, as read by ``detector``.
+
+    ``steps``, ``cfg``, ``negative`` and ``size`` (height, width; None = the model's own) are those of every picture;
+    ``batch`` pictures are drawn at once. ``act_on`` and ``rows`` go to :func:`erasure_core.membranes.apply`;
+    ``weights`` is a profile of :data:`.scores.PROFILES`. ``progress(done, pictures, what)`` is called after each batch;
+    ``should_stop()`` is asked between sampling steps. No membranes at all measures the model against itself.
+
+    Raises :class:`Interrupted` when stopped (by ``should_stop`` or from the keyboard), with all finished work kept,
+    :class:`BadInput` for prompt groups or settings that cannot be used, :class:`CannotWrite` for a full disk.
+    """
+    if steps < 1:
+        raise BadInput(f"A picture needs at least one sampling step, not {steps}.")
+    if weights not in PROFILES:
+        raise BadInput(f"Unknown profile {weights!r}; use one of {', '.join(PROFILES)}.")
+    target = require_groups(groups)
+    height, width = size or model.size
+    sampler = Sampler(steps, float(cfg), negative, (height, width), scheduler_name(model))
+    work = _Bench(model, membranes, groups, detector, Path(folder), sampler, (act_on, rows), progress)
+    try:
+        pairs = work.run(Drawer(model, work.pictures, sampler, batch, should_stop))
+    except KeyboardInterrupt as stop:
+        raise Interrupted(
+            "Stopped from the keyboard. Everything drawn so far is kept; run the same again to go on."
+        ) from stop
+    clusters = {group.name: clusters_of(group, pairs[group.name], target) for group in groups}
+    scores = score(groups, clusters, weights, _too_many_undecided(pairs))
+    return BenchResult(
+        target, tuple(groups), pairs, scores, weights, model.fingerprint, work.membrane, sampler, detector.fingerprint,
+        work.pictures, work.shots,
+    )  # fmt: skip
+
+
+class _Bench:
+    """One run: which picture each case needs, and what was read on it."""
+
+    def __init__(
+        self,
+        model: Model,
+        membranes: Sequence[Membrane],
+        groups: Sequence[PromptGroup],
+        detector: Detector,
+        folder: Path,
+        sampler: Sampler,
+        way: tuple[str, str],
+        progress: Progress | None,
+    ) -> None:
+        _make_folder(folder)
+        self.model, self.membranes, self.groups, self.detector = model, tuple(membranes), groups, detector
+        self.folder, self.sampler, self.way, self.progress = folder, sampler, way, progress
+        self.pictures = PictureCache(folder / "pictures")
+        self.records = RecordFile(folder)
+        self.membrane = membranes_hash(self.membranes, *way)
+        self.shots = self._plan()
+        self._done = 0
+
+    def run(self, drawer: Drawer) -> dict[str, list[Pair]]:
+        """Draw and judge everything, the model alone first; judged pairs by group."""
+        self._side(drawer, 0, None)
+        self._side(drawer, 1, self._applied)
+        moved = moves(self.groups, self._load)
+        return {group.name: [self._pair(group, case, moved) for case in group.cases] for group in self.groups}
+
+    def _plan(self) -> dict[Place, Shot]:
+        model, text = (
+            f"{self.model.fingerprint}/{self.model.dtype}",
+            f"{self.model.text_fingerprint}/{self.model.clip_skip}",
+        )
+        shots: dict[Place, Shot] = {}
+        for group in self.groups:
+            for case in group.cases:
+                for side in (0,) if group.base_only else (0, 1):
+                    who = self.membrane if side else BASE
+                    place = (group.name, case.prompt, case.seed, side)
+                    shots[place] = Shot(model, text, who, case.prompt, case.seed, self.sampler)
+        return shots
+
+    def _applied(self) -> AbstractContextManager[object]:
+        from ..membranes import apply
+
+        return apply(self.model, self.membranes, act_on=self.way[0], rows=self.way[1])
+
+    def _side(self, drawer: Drawer, side: int, patched: Callable[[], AbstractContextManager[object]] | None) -> None:
+        by_shot: dict[Shot, list[tuple[Case, int]]] = {}
+        for group in self.groups:
+            for case in group.cases:
+                shot = self.shots.get((group.name, case.prompt, case.seed, side))
+                if shot is not None:
+                    by_shot.setdefault(shot, []).append((case, side))
+        if self.membrane == BASE:
+            patched = None
+        for part in drawer.batches(list(by_shot), patched):
+            self._judge(part, by_shot)
+            self._done += len(part)
+            if self.progress is not None:
+                self.progress(self._done, self._total(), SIDES[side])
+
+    def _total(self) -> int:
+        """Pictures of both sides; the same picture wanted by several cases counts once."""
+        return len({(shot, place[3]) for place, shot in self.shots.items()})
+
+    def _judge(self, shots: Sequence[Shot], by_shot: dict[Shot, list[tuple[Case, int]]]) -> None:
+        """Read what was not read yet and append the records of the batch."""
+        judge_name = self.detector.fingerprint
+        verdicts = {shot: self.records.verdict(shot.key, judge_name) for shot in shots}
+        unread = [shot for shot in shots if verdicts[shot] is None]
+        if unread:
+            verdicts.update(zip(unread, self._read(unread), strict=True))
+        fresh = []
+        for shot, verdict in verdicts.items():
+            for case, side in by_shot[shot]:
+                assert verdict is not None
+                fresh.append(self._record(shot, case, side, verdict))
+        self.records.append(fresh)
+
+    def _read(self, shots: Sequence[Shot]) -> list[Verdict]:
+        loaded = [self.pictures.load(shot) for shot in shots]
+        seen = [picture for picture in loaded if picture is not None]
+        found = iter(judge(self.detector, stack(seen).float() / 255) if seen else [])
+        return [Verdict(undecided="unreadable picture") if picture is None else next(found) for picture in loaded]
+
+    def _record(self, shot: Shot, case: Case, side: int, verdict: Verdict) -> Record:
+        picture = self.pictures.path(shot).relative_to(self.folder).as_posix()
+        return Record(
+            shot.key, case.group, case.prompt, case.seed, side, dict(case.expect), self.sampler.hash,
+            self.detector.fingerprint, picture, verdict,
+        )  # fmt: skip
+
+    def _load(self, case: Case, side: int) -> Tensor | None:
+        return self.pictures.load(self.shots[case.group, case.prompt, case.seed, side])
+
+    def _pair(self, group: PromptGroup, case: Case, moved: Moves) -> Pair:
+        before = self._verdict(case, 0)
+        after = None if group.base_only else self._verdict(case, 1)
+        step, spread = moved.get((case.group, case.prompt, case.seed), (None, ()))
+        return Pair(case, before, after, step, spread)
+
+    def _verdict(self, case: Case, side: int) -> Verdict:
+        shot = self.shots[case.group, case.prompt, case.seed, side]
+        record = self.records.find(shot.key, case.group, side, self.detector.fingerprint)
+        assert record is not None
+        return record.verdict
+
+
+def _too_many_undecided(pairs: dict[str, list[Pair]]) -> str:
+    verdicts = [v for found in pairs.values() for pair in found for v in (pair.before, pair.after) if v is not None]
+    undecided = sum(bool(verdict.undecided) for verdict in verdicts)
+    if undecided <= UNDECIDED_SHARE * len(verdicts):
+        return ""
+    return f"{undecided} of {len(verdicts)} pictures could not be judged; at most 5 % may be"
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CannotWrite(
+            f"Could not make the folder '{folder.name}': {error.strerror or error}. "
+            "Choose another place for the results."
+        ) from error

@@ -1,0 +1,74 @@
+"""Content hash of what is applied to a model: equal for equal effects, whatever the file or the object."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .cache import BASE, content_hash
+
+if TYPE_CHECKING:
+    from ..erasure import Erasure
+    from ..membranes import Membrane
+    from ..models import Model
+
+
+def membranes_hash(membranes: Sequence[Membrane], act_on: str = "auto", rows: str = "cond") -> str:
+    """SHA-256 over tensors, gates, strengths and the way of applying; ``"base"`` for no membrane at all."""
+    if not membranes:
+        return BASE
+    parts = [
+        {
+            "erasure": erasure_hash(membrane.erasure),
+            "strength": float(membrane.strength),
+            "gate": _gate(membrane.gate),
+        }
+        for membrane in membranes
+    ]
+    return content_hash({"membranes": parts, "act_on": act_on, "rows": rows})
+
+
+def scheduler_name(model: Model) -> str:
+    """Which sampler draws the model's pictures: its name, and a hash of its settings where it has any.
+
+    A backend may say so itself in ``scheduler`` (text); of a diffusers pipeline the scheduler's configuration is read.
+    """
+    named = getattr(model, "scheduler", None)
+    if isinstance(named, str):
+        return named
+    scheduler = getattr(getattr(model, "pipe", None), "scheduler", None)
+    if scheduler is None:
+        return "default"
+    # Names with an underscore are bookkeeping of the library that wrote the file, such as its version.
+    settings = {name: str(value) for name, value in dict(scheduler.config).items() if not name.startswith("_")}
+    return f"{type(scheduler).__name__}/{content_hash(settings)[:8]}"
+
+
+def erasure_hash(erasure: Erasure) -> str:
+    """SHA-256 of an erasure's tensors and of the gate phrases that decide when they act."""
+    maps = {
+        space: [[_tensor(factor.down), _tensor(factor.up), _tensor(factor.bias)] for factor in emap.factors]
+        for space, emap in erasure.maps.items()
+    }
+    deltas = {
+        name: [_tensor(delta.down), _tensor(delta.up), _tensor(delta.diff), delta.scale]
+        for name, delta in erasure.weight_deltas.items()
+    }
+    return content_hash({"maps": maps, "deltas": deltas, "applies": erasure.applies, "gate": dict(erasure.gate)})
+
+
+def _gate(gate: Any) -> str:
+    return "" if gate is None else str(getattr(gate, "fingerprint", gate))
+
+
+def _tensor(tensor: Tensor | None) -> str:
+    if tensor is None:
+        return ""
+    plain = tensor.detach().cpu().contiguous()
+    digest = hashlib.sha256(f"{plain.dtype}{tuple(plain.shape)}".encode())
+    digest.update(plain.view(torch.uint8).numpy().tobytes() if plain.numel() else b"")
+    return digest.hexdigest()
