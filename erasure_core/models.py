@@ -76,6 +76,10 @@ class Model(Protocol):
         """Which layer the rows come from: 1 = last, 2 = the one before."""
 
     @property
+    def neutrals(self) -> Mapping[str, str]:
+        """Kind of concept -> words for "nothing in particular" where this model has its own; mostly empty."""
+
+    @property
     def fingerprint(self) -> str:
         """Short hash of all weights as they are now; equal for equal weights."""
 
@@ -128,11 +132,11 @@ class Model(Protocol):
 
     def patch(
         self,
-        maps: Mapping[str, tuple[EmbeddingMap, float]],
-        deltas: Mapping[str, WeightDelta],
+        maps: Mapping[str, Sequence[tuple[EmbeddingMap, float]]],
+        deltas: Sequence[WeightDelta],
         rows: str = "cond",
     ) -> Patch:
-        """Put maps (space -> map and gain) in front of the denoiser and add deltas to its weights."""
+        """Put maps (space -> maps with gains, applied in order) in front of the denoiser and add deltas to weights."""
 
 
 def from_pipeline(pipe: Any) -> Model:
@@ -144,6 +148,8 @@ def from_pipeline(pipe: Any) -> Model:
 
 def load_demo() -> Model:
     """The bundled shapes-world model; needs diffusers and transformers, downloads nothing."""
+    from .backends.diffusers import DiffusersModel
     from .demo.bundle import load_pipeline
+    from .demo.captions import NEUTRALS
 
-    return from_pipeline(load_pipeline())
+    return DiffusersModel(load_pipeline(), neutrals=NEUTRALS)

@@ -37,7 +37,7 @@ def load_pipeline(folder: Path = WEIGHTS) -> Any:
         text_config = {k: v for k, v in config("text_encoder").items() if k not in ("dtype", "torch_dtype")}
         text = CLIPTextModel(CLIPTextConfig(**text_config))
         text.load_state_dict(_text_names(weights("text_encoder/model.safetensors"), text.state_dict()))
-        pipe = StableDiffusionPipeline(
+        pipe: Any = StableDiffusionPipeline(
             vae=vae.eval(),
             text_encoder=text.float().eval(),
             tokenizer=CLIPTokenizer.from_pretrained(str(folder / "tokenizer")),

@@ -1,0 +1,266 @@
+"""A loaded diffusers pipeline (SD1.x, SD2.x, SDXL) behind the :class:`~erasure_core.models.Model` contract."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..encoding import EncodedText, TextEncoder, encode_text
+from ..erasure import EmbeddingMap, WeightDelta
+from ..errors import BadInput, WrongFamily
+from ..keys import family_of
+from ..models import Encoded
+from .patching import Patching, PipelinePatch
+from .weights import PipelineWeights, fingerprint, hidden_rows
+
+_DECODE_BATCH = 16
+
+
+class DiffusersModel:
+    """A diffusers pipeline as a model the core can erase from, sample and measure.
+
+    ``clip_skip``: 1 reads the text encoder's last layer, 2 the one before; None takes what the family was trained with.
+    ``neutrals``: the model's own words for "nothing in particular", by kind of concept. Raises WrongFamily for pipelines without a U-Net that reads text through cross-attention.
+    """
+
+    def __init__(self, pipe: Any, clip_skip: int | None = None, neutrals: Mapping[str, str] | None = None) -> None:
+        if not hasattr(pipe, "unet") or not hasattr(pipe, "text_encoder") or not hasattr(pipe, "vae"):
+            raise WrongFamily(
+                f"{type(pipe).__name__} has no U-Net with a text encoder and an autoencoder. "
+                "Load a Stable Diffusion 1, 2 or XL pipeline."
+            )
+        self.pipe = pipe
+        self.neutrals = dict(neutrals or {})
+        self._weights = PipelineWeights(pipe)
+        self._family = family_of(self._weights.shapes()).name
+        self.clip_skip = clip_skip or (2 if self._family == "sdxl" else 1)
+        self._patching = Patching(pipe, self._weights)
+        self._encoders = self._make_encoders()
+
+    @property
+    def family(self) -> str:
+        """``sd1``, ``sd2`` or ``sdxl``."""
+        return self._family
+
+    @property
+    def spaces(self) -> Mapping[str, int]:
+        """Text spaces by name and width, the cross-attention space first."""
+        width = self.pipe.unet.config.cross_attention_dim
+        if self._family == "sdxl":
+            return {"sdxl_lg": width, "sdxl_pooled": self.pipe.text_encoder_2.config.projection_dim}
+        return {"clip_h" if self._family == "sd2" else "clip_l": width}
+
+    @property
+    def fingerprint(self) -> str:
+        """Short hash of text encoders, denoiser and autoencoder as they are now."""
+        modules = [self.pipe.unet, self.pipe.vae, *self._text_modules()]
+        return fingerprint(*modules)
+
+    @property
+    def text_fingerprint(self) -> str:
+        """Short hash of the text encoders as they are now."""
+        return fingerprint(*self._text_modules())
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the denoiser."""
+        return next(self.pipe.unet.parameters()).dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the denoiser lives."""
+        return next(self.pipe.unet.parameters()).device
+
+    @property
+    def sigmas(self) -> Tensor:
+        """Noise level of every training timestep, ascending."""
+        alphas = self.pipe.scheduler.alphas_cumprod
+        return ((1 - alphas) / alphas).sqrt()
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Native picture height and width in pixels."""
+        latent = self.pipe.unet.config.sample_size
+        height, width = (latent, latent) if isinstance(latent, int) else latent
+        return height * self._factor, width * self._factor
+
+    @property
+    def _factor(self) -> int:
+        return 2 ** (len(self.pipe.vae.config.block_out_channels) - 1)
+
+    def weights(self) -> Mapping[str, Tensor]:
+        """Canonical name -> float32 copy of the unpatched weight, read when asked for."""
+        return self._weights
+
+    def encode(self, prompts: Sequence[str]) -> Encoded:
+        """Encode prompts of any length, weights and brackets treated as the host does."""
+        parts = {encoder.name: encode_text(encoder, prompts) for encoder in self._encoders}
+        first = next(iter(parts.values()))
+        hidden = torch.cat([_repeat_to(p.hidden, _common(parts)) for p in parts.values()], dim=-1)
+        extras: dict[str, Any] = {"chunks": first.chunks}
+        pooled = None
+        if self._family == "sdxl":
+            pooled = parts["clip_g"].pooled
+            extras["time_ids"] = torch.tensor([_time_ids(*self.size)] * len(prompts))
+        return Encoded(hidden, {name: part.ids for name, part in parts.items()}, first.eos, pooled, extras)
+
+    def predict(self, x: Tensor, t: Tensor, encoded: Encoded) -> Tensor:
+        """One evaluation of the denoiser, [B, c, h, w]; every row counts as a prompt's own."""
+        return self._predict(x, t, encoded)
+
+    def _predict(self, x: Tensor, t: Tensor, encoded: Encoded) -> Tensor:
+        added = None
+        if encoded.pooled is not None:
+            added = {"text_embeds": self._to(encoded.pooled), "time_ids": self._to(encoded.extras["time_ids"])}
+        result: Tensor = self.pipe.unet(
+            x, t, encoder_hidden_states=self._to(encoded.hidden), added_cond_kwargs=added, return_dict=False
+        )[0]
+        return result
+
+    @torch.no_grad()
+    def sample(
+        self,
+        encoded: Encoded,
+        negative: Encoded | None = None,
+        seed: int | Sequence[int] = 0,
+        steps: int = 20,
+        cfg: float = 5.0,
+        size: tuple[int, int] | None = None,
+        callback: Callable[[int, int], None] | None = None,
+    ) -> Tensor:
+        """Latents [B, c, h, w]; picture i starts from its own seed's noise. ``callback(step, steps)`` may raise."""
+        count = len(encoded)
+        generators = [torch.Generator().manual_seed(s) for s in _seeds(seed, count)]
+        height, width = size or self.size
+        shape = (self.pipe.unet.config.in_channels, height // self._factor, width // self._factor)
+        scheduler = type(self.pipe.scheduler).from_config(self.pipe.scheduler.config)
+        scheduler.set_timesteps(steps)
+        x = torch.stack([torch.randn(shape, generator=g) for g in generators]) * scheduler.init_noise_sigma
+        x = self._to(x)
+        both = self._with_negative(encoded, negative, cfg, (height, width))
+        extra = {"generator": generators} if "generator" in inspect.signature(scheduler.step).parameters else {}
+        with self._patching.marking(count, guided=cfg > 1):
+            for i, t in enumerate(scheduler.timesteps):
+                inputs = scheduler.scale_model_input(torch.cat([x, x]) if cfg > 1 else x, t)
+                prediction = self._predict(inputs, t, both)
+                if cfg > 1:
+                    without, with_ = prediction.chunk(2)
+                    prediction = without + cfg * (with_ - without)
+                x = scheduler.step(prediction, t, x, return_dict=False, **extra)[0]
+                if callback is not None:
+                    callback(i + 1, len(scheduler.timesteps))
+        return x
+
+    def _with_negative(self, encoded: Encoded, negative: Encoded | None, cfg: float, size: tuple[int, int]) -> Encoded:
+        if cfg <= 1:
+            return _sized(encoded, size)
+        other = self.encode([""]) if negative is None else negative
+        if len(other) == 1 and len(encoded) > 1:
+            other = other.take([0] * len(encoded))
+        if len(other) != len(encoded):
+            raise BadInput(f"There are {len(encoded)} prompts but {len(other)} negative prompts; give one or as many.")
+        return _sized(_stack(other, encoded), size)
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Pictures [B, 3, H, W] in 0..1, float32 on the processor."""
+        config = self.pipe.vae.config
+        scaled = latents / config.scaling_factor + (getattr(config, "shift_factor", None) or 0.0)
+        scaled = scaled.to(next(self.pipe.vae.parameters()))
+        parts = [self.pipe.vae.decode(part, return_dict=False)[0] for part in scaled.split(_DECODE_BATCH)]
+        return (torch.cat(parts).float().cpu() / 2 + 0.5).clamp(0, 1)
+
+    @torch.no_grad()
+    def encode_image(self, images: Tensor) -> Tensor:
+        """Scaled latents of pictures [B, 3, H, W] in 0..1 (mean of the posterior)."""
+        config = self.pipe.vae.config
+        pictures = (images * 2 - 1).to(next(self.pipe.vae.parameters()))
+        parts = [self.pipe.vae.encode(part).latent_dist.mean for part in pictures.split(_DECODE_BATCH)]
+        return (torch.cat(parts) - (getattr(config, "shift_factor", None) or 0.0)) * config.scaling_factor
+
+    def patch(
+        self,
+        maps: Mapping[str, Sequence[tuple[EmbeddingMap, float]]],
+        deltas: Sequence[WeightDelta],
+        rows: str = "cond",
+    ) -> PipelinePatch:
+        """Put maps in front of the denoiser and add deltas to the weights, until the result's ``undo``.
+
+        ``rows``: "cond" leaves the negative half of guided sampling alone, "all" maps it, too. A pipeline that the
+        caller runs by itself does not say which rows are negative, so there every row is mapped.
+        """
+        return self._patching.add(maps, deltas, rows)
+
+    def _to(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.device, self.dtype)
+
+    def _text_modules(self) -> list[Any]:
+        return [m for m in (self.pipe.text_encoder, getattr(self.pipe, "text_encoder_2", None)) if m is not None]
+
+    def _make_encoders(self) -> list[TextEncoder]:
+        names = ["clip_l", "clip_g"] if self._family == "sdxl" else list(self.spaces)[:1]
+        tokenizers = [self.pipe.tokenizer, getattr(self.pipe, "tokenizer_2", None)]
+        made = []
+        for name, tokenizer, module in zip(names, tokenizers, self._text_modules(), strict=False):
+            made.append(_encoder(name, tokenizer, module, self.clip_skip, normed=self._family != "sdxl"))
+        return made
+
+
+def _encoder(name: str, tokenizer: Any, module: Any, clip_skip: int, normed: bool) -> TextEncoder:
+    return TextEncoder(
+        name=name,
+        tokenize=lambda text: list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]),
+        bos=tokenizer.bos_token_id,
+        eos=tokenizer.eos_token_id,
+        pad=tokenizer.pad_token_id,
+        run=lambda ids: hidden_rows(module, ids, clip_skip, normed),
+        fingerprint=lambda: fingerprint(module),
+        clip_skip=clip_skip,
+    )
+
+
+def _common(parts: Mapping[str, EncodedText]) -> int:
+    return math.lcm(*(part.hidden.shape[1] for part in parts.values()))
+
+
+def _repeat_to(rows: Tensor, length: int) -> Tensor:
+    return rows if rows.shape[1] == length else rows.repeat(1, length // rows.shape[1], 1)
+
+
+def _stack(first: Encoded, second: Encoded) -> Encoded:
+    """Two batches as one; the shorter text is repeated to the common length, as the hosts do."""
+    length = math.lcm(first.hidden.shape[1], second.hidden.shape[1])
+    both = [_repeat_to(part.hidden, length) for part in (first, second)]
+    pooled = None
+    if first.pooled is not None and second.pooled is not None:
+        pooled = torch.cat([first.pooled, second.pooled])
+    extras = {
+        name: torch.cat([first.extras[name], second.extras[name]])
+        for name in first.extras.keys() & second.extras.keys()
+    }
+    return Encoded(torch.cat(both), {}, torch.empty(0), pooled, extras)
+
+
+def _sized(encoded: Encoded, size: tuple[int, int]) -> Encoded:
+    if "time_ids" not in encoded.extras:
+        return encoded
+    ids = torch.tensor([_time_ids(*size)] * encoded.hidden.shape[0])
+    return Encoded(encoded.hidden, encoded.tokens, encoded.eos, encoded.pooled, {**encoded.extras, "time_ids": ids})
+
+
+def _time_ids(height: int, width: int) -> list[int]:
+    """SDXL's size conditioning: original size, crop corner, target size."""
+    return [height, width, 0, 0, height, width]
+
+
+def _seeds(seed: int | Sequence[int], count: int) -> list[int]:
+    if isinstance(seed, int):
+        return [seed + i for i in range(count)]
+    if len(seed) != count:
+        raise BadInput(f"There are {count} prompts but {len(seed)} seeds; give one number or as many as prompts.")
+    return list(seed)

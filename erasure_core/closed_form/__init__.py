@@ -1,0 +1,43 @@
+"""Closed-form methods by name; each is one file that sets up a linear problem. A new method is one more line here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from types import ModuleType
+from typing import Any
+
+from ..concepts import Concept, ConceptSet, concept_set
+from ..erasure import Erasure
+from ..errors import BadInput
+from ..models import Model
+from ..options import read_options
+from . import uce
+
+METHODS: Mapping[str, ModuleType] = {module.NAME: module for module in (uce,)}
+
+
+def erase(
+    model: Model,
+    concepts: str | Concept | ConceptSet | Iterable[str | Concept],
+    method: str = "uce",
+    preserve: Iterable[str] = (),
+    parity: bool = False,
+    neutrals: Mapping[str, str] | None = None,
+    **options: Any,
+) -> Erasure:
+    """Compute an erasure; the model is read, not changed.
+
+    ``concepts``: concept text, one Concept, a set or a list. ``preserve``: phrases that must stay, united with each
+    concept's own. ``parity``: official defaults and quirks of the method instead of ours. ``neutrals``: kind -> words
+    that stand in when a concept names no anchor; the model's own by default. ``options``: the method's settings.
+    Raises BadInput for unusable concepts or options, IllConditioned for damaged weights.
+    """
+    if method not in METHODS:
+        raise BadInput(f"Unknown method '{method}'. Known: {', '.join(METHODS)}.")
+    chosen = concept_set(concepts)
+    extra = (preserve,) if isinstance(preserve, str) else tuple(preserve)
+    chosen = ConceptSet(chosen.concepts, tuple(dict.fromkeys([*chosen.preserve, *extra])))
+    settings = read_options(METHODS[method].Settings, options, method)
+    words = model.neutrals if neutrals is None else neutrals
+    result: Erasure = METHODS[method].run(model, chosen, settings, parity, words)
+    return result

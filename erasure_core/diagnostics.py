@@ -1,0 +1,79 @@
+"""What a solved edit will do, known before any weight is touched."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .solver import EditProblem
+
+_POWER_STEPS = 30
+
+
+def diagnose(problem: EditProblem, down: Tensor, up: Tensor) -> dict[str, Any]:
+    """Numbers about ``T = I + up @ down`` (``up`` D [d, r], ``down`` Y [r, d]) as the solution of ``problem``.
+
+    ``condition``: estimate of cond(G). ``norm``: largest singular value of T - I. ``effective_rank``: exp of the
+    entropy of its singular values. ``null_space``: dimensions no row speaks about. ``residual``: mean over erased rows
+    of |T c - a| / |c - a|. ``captured``: share of the erased rows' energy the edit can reach (1 without a subspace).
+    ``drift`` and ``drift_worst``: mean and largest |T p - p| / |p| over preserved rows.
+    """
+    rows = problem.rows
+    down, up = down.double(), up.double()
+    singular = _singular_values(down, up)
+    reach = rows.erase + (rows.erase @ down.T) @ up.T
+    wanted = (rows.erase - rows.anchors).norm(dim=1)
+    moved = wanted > 0
+    residual = (reach - rows.anchors).norm(dim=1)[moved] / wanted[moved]
+    drift = ((rows.preserve @ down.T) @ up.T).norm(dim=1) / rows.preserve.norm(dim=1).clamp_min(1e-30)
+    return {
+        "condition": _round(_largest_eigenvalue(problem.gram()) / problem.effective_ridge),
+        "ridge": _round(problem.effective_ridge),
+        "norm": _round(singular.max()) if len(singular) else 0.0,
+        "effective_rank": _round(_effective_rank(singular)),
+        "null_space": problem.width - _row_rank(torch.cat([rows.erase, rows.preserve])),
+        "captured": 1.0,
+        "residual": _round(residual.mean()) if len(residual) else 0.0,
+        "drift": _round(drift.mean()) if len(drift) else 0.0,
+        "drift_worst": _round(drift.max()) if len(drift) else 0.0,
+        "rows_erased": len(rows.erase),
+        "rows_preserved": len(rows.preserve),
+    }
+
+
+def _singular_values(down: Tensor, up: Tensor) -> Tensor:
+    """Singular values of ``up @ down`` from two thin factorisations, never the d x d product."""
+    if down.numel() == 0:
+        return down.new_zeros(0)
+    left, right = torch.linalg.qr(up).R, torch.linalg.qr(down.T).R
+    return torch.linalg.svdvals(left @ right.T)
+
+
+def _effective_rank(singular: Tensor) -> float:
+    share = singular[singular > 0] / singular.sum().clamp_min(1e-300)
+    return float(torch.exp(-(share * share.log()).sum())) if len(share) else 0.0
+
+
+def _largest_eigenvalue(gram: Tensor) -> float:
+    """Power iteration from a fixed start; an estimate is all that is asked for."""
+    vector = torch.linspace(1, 2, len(gram), dtype=gram.dtype)
+    value = 0.0
+    for _ in range(_POWER_STEPS):
+        vector = gram @ (vector / vector.norm())
+        value = float(vector.norm())
+    return value
+
+
+def _row_rank(rows: Tensor) -> int:
+    """Numerical rank from the smaller Gram matrix: squared singular values above 1e-10 of the largest."""
+    gram = rows @ rows.T if len(rows) < rows.shape[1] else rows.T @ rows
+    if gram.numel() == 0:
+        return 0
+    values = torch.linalg.eigvalsh(gram)
+    return int((values > values.max() * 1e-10).sum())
+
+
+def _round(value: float | Tensor) -> float:
+    return float(f"{float(value):.6g}")

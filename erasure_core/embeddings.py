@@ -1,0 +1,203 @@
+"""Which rows of the text an edit is about: selectors over pairs of prompts.
+
+The row selectors of the published methods, for prompts of any length: LAST (UCE 2025, SPEED), TAIL (UCE 2023), ALL77
+(TIME, RECE), SURR (MACE, arXiv 2403.06135), EOT (TRCE, arXiv 2503.07389) and POOLED (SDXL's second text path).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .errors import BadInput
+from .models import Encoded, Model
+from .prompts import CHUNK, escape
+
+SELECTORS = ("LAST", "TAIL", "ALL77", "SURR", "EOT", "EOT+PADS", "POOLED")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A prompt to erase and the prompt it is to become; ``phrase`` and ``anchor_phrase`` are the words that differ.
+
+    An empty prompt is allowed as anchor. ``group``: index of the concept. Prompts are plain text: brackets have no
+    meaning in them.
+    """
+
+    prompt: str
+    anchor: str
+    phrase: str = ""
+    anchor_phrase: str = ""
+    weight: float = 1.0
+    group: int = 0
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a row came from: prompt, position in it (0 = start token, 77 per chunk) and token id."""
+
+    prompt: str
+    position: int
+    token: int
+
+
+@dataclass(frozen=True)
+class RowSet:
+    """Rows to erase [m, d] with their anchors [m, d], weights [m], concept indices [m] and origins."""
+
+    erase: Tensor
+    anchors: Tensor
+    weights: Tensor
+    groups: Tensor
+    origins: tuple[Origin, ...]
+
+
+@dataclass(frozen=True)
+class Text:
+    """One encoded prompt: ``rows`` [77k, d], ``ids`` [77k], first end-of-text position of the last chunk, pooled [p]."""
+
+    prompt: str
+    rows: Tensor
+    ids: tuple[int, ...]
+    eos: int
+    pooled: Tensor | None
+
+    @property
+    def start_of_last_chunk(self) -> int:
+        """Position of the last chunk's start token."""
+        return len(self.ids) - CHUNK
+
+    def last(self, phrase: tuple[int, ...]) -> int:
+        """Position of the last token of ``phrase`` where it stands last; else of the text; 0 for an empty text."""
+        for start in range(self.eos - len(phrase), 0, -1):
+            if phrase and self.ids[start : start + len(phrase)] == phrase:
+                return start + len(phrase) - 1
+        return self.eos - 1
+
+
+def encode_texts(model: Model, prompts: Sequence[str]) -> dict[str, Text]:
+    """Encode plain prompts (each distinct one once), brackets taken literally."""
+    wanted = sorted(set(prompts))
+    if not wanted:
+        return {}
+    encoded = model.encode([escape(prompt) for prompt in wanted])
+    return {prompt: _text(prompt, encoded, i) for i, prompt in enumerate(wanted)}
+
+
+def _text(prompt: str, encoded: Encoded, index: int) -> Text:
+    chunks = int(encoded.extras["chunks"][index])
+    ids = next(iter(encoded.tokens.values()))[index, :chunks].flatten()
+    end = (chunks - 1) * CHUNK + int(encoded.eos[index, chunks - 1])
+    pooled = None if encoded.pooled is None else encoded.pooled[index]
+    return Text(prompt, encoded.hidden[index, : chunks * CHUNK], tuple(ids.tolist()), end, pooled)
+
+
+def content(text: Text) -> tuple[int, ...]:
+    """Token ids of a one-chunk text without specials."""
+    return text.ids[1 : text.eos] if len(text.ids) == CHUNK else ()
+
+
+def select_pairs(model: Model, pairs: Sequence[Pair], selector: str) -> RowSet:
+    """Rows of every pair by ``selector``, erase row and anchor row position by position.
+
+    Raises BadInput for an unknown selector, or POOLED on a model without a pooled vector.
+    """
+    if not pairs:
+        raise BadInput("There is no concept to erase.")
+    texts = encode_texts(model, [t for p in pairs for t in (p.prompt, p.anchor, p.phrase, p.anchor_phrase)])
+    erase, anchors, weights, groups, origins = [], [], [], [], []
+    for pair in pairs:
+        old, new = texts[pair.prompt], texts[pair.anchor]
+        if selector == "POOLED":
+            positions = [(old.eos, new.eos, 1.0)]
+        else:
+            pick = _pick(selector)
+            positions = pick(old, new, content(texts[pair.phrase]), content(texts[pair.anchor_phrase]))
+        for i, j, weight in positions:
+            erase.append(_row(old, i, selector))
+            anchors.append(_row(new, j, selector))
+            weights.append(weight * pair.weight)
+            groups.append(pair.group)
+            origins.append(Origin(pair.prompt, i, old.ids[i]))
+    return RowSet(
+        torch.stack(erase),
+        torch.stack(anchors),
+        torch.tensor(weights, dtype=torch.float64),
+        torch.tensor(groups),
+        tuple(origins),
+    )
+
+
+def select_rows(model: Model, prompts: Sequence[str], selector: str) -> Tensor:
+    """Rows [p, d] of single prompts, for preservation (a prompt paired with itself)."""
+    return select_pairs(model, [Pair(prompt, prompt) for prompt in sorted(set(prompts))], selector).erase
+
+
+def _row(text: Text, position: int, selector: str) -> Tensor:
+    if selector != "POOLED":
+        return text.rows[position]
+    if text.pooled is None:
+        raise BadInput("This model has no pooled text vector; the selector POOLED is for SDXL.")
+    return text.pooled
+
+
+Positions = list[tuple[int, int, float]]
+Picker = Callable[[Text, Text, tuple[int, ...], tuple[int, ...]], Positions]
+
+
+def _last(old: Text, new: Text, phrase: tuple[int, ...], anchor: tuple[int, ...]) -> Positions:
+    return [(old.last(phrase), new.last(anchor), 1.0)]
+
+
+def _tail(old: Text, new: Text, phrase: tuple[int, ...], anchor: tuple[int, ...]) -> Positions:
+    return _aligned(old, old.last(phrase), new, new.last(anchor))
+
+
+def _all(old: Text, new: Text, phrase: tuple[int, ...], anchor: tuple[int, ...]) -> Positions:
+    return _aligned(old, 0, new, 0)
+
+
+def _eot(old: Text, new: Text, phrase: tuple[int, ...], anchor: tuple[int, ...]) -> Positions:
+    return [(old.eos, new.eos, 1.0)]
+
+
+def _eot_pads(old: Text, new: Text, phrase: tuple[int, ...], anchor: tuple[int, ...]) -> Positions:
+    """End-of-text once, and the last padding row for all of them: they are nearly copies of each other."""
+    end_old, end_new = len(old.ids) - 1, len(new.ids) - 1
+    pads = end_old - old.eos
+    return [(old.eos, new.eos, 1.0)] + ([(end_old, end_new, float(pads))] if pads else [])
+
+
+def _surrounding(old: Text, new: Text, phrase: tuple[int, ...], anchor: tuple[int, ...]) -> Positions:
+    """All rows but the words that differ: common beginning, then common ending on through the padding."""
+    limit = min(old.eos, new.eos)
+    begin = 0
+    while begin < limit and old.ids[begin] == new.ids[begin]:
+        begin += 1
+    shared = 0
+    while shared < limit - begin and old.ids[old.eos - 1 - shared] == new.ids[new.eos - 1 - shared]:
+        shared += 1
+    return [(i, i, 1.0) for i in range(begin)] + _aligned(old, old.eos - shared, new, new.eos - shared)
+
+
+def _aligned(old: Text, i: int, new: Text, j: int) -> Positions:
+    return [(i + n, j + n, 1.0) for n in range(min(len(old.ids) - i, len(new.ids) - j))]
+
+
+_PICKERS: dict[str, Picker] = {
+    "LAST": _last,
+    "TAIL": _tail,
+    "ALL77": _all,
+    "SURR": _surrounding,
+    "EOT": _eot,
+    "EOT+PADS": _eot_pads,
+}
+
+
+def _pick(selector: str) -> Picker:
+    if selector not in _PICKERS:
+        raise BadInput(f"Unknown row selector {selector!r}. Known: {', '.join(SELECTORS)}.")
+    return _PICKERS[selector]
