@@ -29,7 +29,7 @@ def test_the_full_line():
         "\tcircle |\tdisc  ->\t square   @1.5  ",
         "circle | disc → square @ 1.5",
         "circle | disc => square @ 1,5",
-        "circle | disc –> square @ +1.5".replace("+", ""),
+        "circle | disc –> square @ 1.5",
         "- circle | disc -> square @ 1.5",
         "* circle | disc -> square @ 1.5",
         "• circle | disc -> square @ 1.5",
