@@ -8,11 +8,12 @@ rims and outlines of the styles are cut from. Outside only the sign is meaningfu
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Field = NDArray[np.float32]
+Field = NDArray[np.floating[Any]]
 
 
 def circle(x: Field, y: Field, r: float) -> Field:

@@ -6,7 +6,7 @@ classifier (:mod:`.detector`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,6 +41,9 @@ ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
     "style": STYLES,
     "background": BACKGROUNDS,
 }
+
+GARBLED = "garbled"
+"""Label of an attribute that nobody could name: used for the detector's answers, never for scenes."""
 
 SHAPE_SYNONYMS: Mapping[str, tuple[str, ...]] = {
     "circle": ("disc",),
@@ -116,8 +119,15 @@ class Scene:
         return {name: getattr(self, name) for name in ATTRIBUTES}
 
 
-def random_scene(rng: np.random.Generator, coloured: float = COLOURED_BACKGROUNDS) -> Scene:
-    """A scene with every attribute and all jitter drawn at random; ``coloured`` = share of coloured backgrounds."""
+def random_scene(
+    rng: np.random.Generator,
+    coloured: float = COLOURED_BACKGROUNDS,
+    style_shares: Sequence[float] = STYLE_SHARES,
+) -> Scene:
+    """A scene with every attribute and all jitter drawn at random.
+
+    ``coloured``: share of coloured backgrounds, 0..1. ``style_shares``: of the four styles, adding up to 1.
+    """
     shape, colour = str(rng.choice(SHAPES)), str(rng.choice(COLOURS))
     others = [name for name in COLOURS if name != colour] if rng.random() < coloured else NEUTRAL_BACKGROUNDS
     radius = float(rng.uniform(*RADIUS))
@@ -125,7 +135,7 @@ def random_scene(rng: np.random.Generator, coloured: float = COLOURED_BACKGROUND
     return Scene(
         shape=shape,
         colour=colour,
-        style=str(rng.choice(STYLES, p=STYLE_SHARES)),
+        style=str(rng.choice(STYLES, p=style_shares)),
         background=str(rng.choice(others)),
         radius=radius,
         centre=(float(32 + rng.uniform(-shift, shift)), float(32 + rng.uniform(-shift, shift))),
