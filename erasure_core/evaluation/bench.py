@@ -80,7 +80,7 @@ def bench(
     clusters = {group.name: clusters_of(group, pairs[group.name], target) for group in groups}
     scores = score(groups, clusters, weights, _too_many_undecided(pairs))
     return BenchResult(
-        target, tuple(groups), pairs, scores, weights, model.fingerprint, work.membrane, sampler, detector.fingerprint,
+        target, tuple(groups), pairs, scores, weights, work.checkpoint, work.membrane, sampler, work.judge_name,
         work.pictures, work.shots,
     )  # fmt: skip
 
@@ -102,8 +102,10 @@ class _Bench:
         _make_folder(folder)
         self.model, self.membranes, self.groups, self.detector = model, tuple(membranes), groups, detector
         self.folder, self.sampler, self.way, self.progress = folder, sampler, way, progress
+        self.judge_name = detector.fingerprint  # read once: a detector may hash its weights each time
         self.pictures = PictureCache(folder / "pictures")
         self.records = RecordFile(folder)
+        self.checkpoint = model.fingerprint
         self.membrane = membranes_hash(self.membranes, *way)
         self.shots = self._plan()
         self._done = 0
@@ -125,7 +127,7 @@ class _Bench:
             for case in group.cases:
                 for side in (0,) if group.base_only else (0, 1):
                     who = self.membrane if side else BASE
-                    place = (group.name, case.prompt, case.seed, side)
+                    place = (*_place(case), side)
                     shots[place] = Shot(model, text, who, case.prompt, case.seed, self.sampler)
         return shots
 
@@ -138,16 +140,21 @@ class _Bench:
         by_shot: dict[Shot, list[tuple[Case, int]]] = {}
         for group in self.groups:
             for case in group.cases:
-                shot = self.shots.get((group.name, case.prompt, case.seed, side))
+                shot = self.shots.get((*_place(case), side))
                 if shot is not None:
                     by_shot.setdefault(shot, []).append((case, side))
         if self.membrane == BASE:
             patched = None
-        for part in drawer.batches(list(by_shot), patched):
-            self._judge(part, by_shot)
-            self._done += len(part)
-            if self.progress is not None:
-                self.progress(self._done, self._total(), SIDES[side])
+        # Pictures of the model alone come in batches of their own: the others then meet the same company on both
+        # sides, and a membrane that does nothing gives the same bits.
+        paired = {place[:3] for place in self.shots if place[3] == 1}
+        alone = {shot for shot, uses in by_shot.items() if not any(_place(case) in paired for case, _ in uses)}
+        for shots in ([shot for shot in by_shot if shot not in alone], list(alone)):
+            for part in drawer.batches(shots, patched):
+                self._judge(part, by_shot)
+                self._done += len(part)
+                if self.progress is not None:
+                    self.progress(self._done, self._total(), SIDES[side])
 
     def _total(self) -> int:
         """Pictures of both sides; the same picture wanted by several cases counts once."""
@@ -155,8 +162,7 @@ class _Bench:
 
     def _judge(self, shots: Sequence[Shot], by_shot: dict[Shot, list[tuple[Case, int]]]) -> None:
         """Read what was not read yet and append the records of the batch."""
-        judge_name = self.detector.fingerprint
-        verdicts = {shot: self.records.verdict(shot.key, judge_name) for shot in shots}
+        verdicts = {shot: self.records.verdict(shot.key, self.judge_name) for shot in shots}
         unread = [shot for shot in shots if verdicts[shot] is None]
         if unread:
             verdicts.update(zip(unread, self._read(unread), strict=True))
@@ -177,23 +183,27 @@ class _Bench:
         picture = self.pictures.path(shot).relative_to(self.folder).as_posix()
         return Record(
             shot.key, case.group, case.prompt, case.seed, side, dict(case.expect), self.sampler.hash,
-            self.detector.fingerprint, picture, verdict,
+            self.judge_name, picture, verdict,
         )  # fmt: skip
 
     def _load(self, case: Case, side: int) -> Tensor | None:
-        return self.pictures.load(self.shots[case.group, case.prompt, case.seed, side])
+        return self.pictures.load(self.shots[(*_place(case), side)])
 
     def _pair(self, group: PromptGroup, case: Case, moved: Moves) -> Pair:
         before = self._verdict(case, 0)
         after = None if group.base_only else self._verdict(case, 1)
-        step, spread = moved.get((case.group, case.prompt, case.seed), (None, ()))
+        step, spread = moved.get(_place(case), (None, ()))
         return Pair(case, before, after, step, spread)
 
     def _verdict(self, case: Case, side: int) -> Verdict:
-        shot = self.shots[case.group, case.prompt, case.seed, side]
-        record = self.records.find(shot.key, case.group, side, self.detector.fingerprint)
+        shot = self.shots[(*_place(case), side)]
+        record = self.records.find(shot.key, case.group, side, self.judge_name)
         assert record is not None
         return record.verdict
+
+
+def _place(case: Case) -> tuple[str, str, int]:
+    return case.group, case.prompt, case.seed
 
 
 def _too_many_undecided(pairs: dict[str, list[Pair]]) -> str:

@@ -60,6 +60,11 @@ class Shot:
         """SHA-256 of all fields."""
         return content_hash(asdict(self))
 
+    @property
+    def order(self) -> str:
+        """What batches are sorted by: the same for both sides of a pair, so that they share batches' rounding."""
+        return content_hash([self.prompt, self.seed])
+
 
 class PictureCache:
     """Pictures under one folder; safe to interrupt at any moment."""

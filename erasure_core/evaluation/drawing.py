@@ -14,6 +14,7 @@ from .cache import PictureCache, Sampler, Shot, to_bytes
 
 log = logging.getLogger(__name__)
 ShouldStop = Callable[[], bool]
+CHUNK = 77
 
 
 class Drawer:
@@ -37,7 +38,7 @@ class Drawer:
         run goes on with the same batches and draws the same pixels. ``patched`` is entered before the first picture
         is drawn, and not at all when nothing is missing.
         """
-        ordered = sorted(set(shots), key=lambda shot: shot.key)
+        ordered = sorted(set(shots), key=lambda shot: shot.order)
         with ExitStack() as stack:
             entered = patched is None
             for start in range(0, len(ordered), self.batch):
@@ -53,9 +54,14 @@ class Drawer:
 
     def _draw_all(self, shots: Sequence[Shot]) -> None:
         """Prompts of one length at a time: text of two chunks would stretch the others' conditioning."""
+        if not shots:
+            return
         by_length: dict[int, list[Shot]] = {}
-        for shot in shots:
-            by_length.setdefault(self._length(shot.prompt), []).append(shot)
+        if self.model.encode([shot.prompt for shot in shots]).hidden.shape[1] == CHUNK:
+            by_length[CHUNK] = list(shots)
+        else:
+            for shot in shots:
+                by_length.setdefault(self._length(shot.prompt), []).append(shot)
         for length in sorted(by_length):
             self._draw(by_length[length])
 
@@ -81,7 +87,7 @@ class Drawer:
 
     def _sample(self, shots: Sequence[Shot]) -> torch.Tensor:
         encoded = self.model.encode([shot.prompt for shot in shots])
-        negative = self.model.encode([self.sampler.negative] * len(shots))
+        negative = self.model.encode([self.sampler.negative]).take([0] * len(shots))
         latents = self.model.sample(
             encoded,
             negative,

@@ -14,7 +14,7 @@ def write_whole(path: Path, content: bytes) -> Path:
     temporary: str | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".part-", suffix=path.suffix)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".part-", suffix=".tmp")
         with os.fdopen(handle, "wb") as stream:
             stream.write(content)
             stream.flush()

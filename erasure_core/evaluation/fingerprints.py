@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import fields
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -21,14 +22,7 @@ def membranes_hash(membranes: Sequence[Membrane], act_on: str = "auto", rows: st
     """SHA-256 over tensors, gates, strengths and the way of applying; ``"base"`` for no membrane at all."""
     if not membranes:
         return BASE
-    parts = [
-        {
-            "erasure": erasure_hash(membrane.erasure),
-            "strength": float(membrane.strength),
-            "gate": _gate(membrane.gate),
-        }
-        for membrane in membranes
-    ]
+    parts = [{"erasure": erasure_hash(membrane.erasure), **_settings(membrane)} for membrane in membranes]
     return content_hash({"membranes": parts, "act_on": act_on, "rows": rows})
 
 
@@ -61,8 +55,13 @@ def erasure_hash(erasure: Erasure) -> str:
     return content_hash({"maps": maps, "deltas": deltas, "applies": erasure.applies, "gate": dict(erasure.gate)})
 
 
-def _gate(gate: Any) -> str:
-    return "" if gate is None else str(getattr(gate, "fingerprint", gate))
+def _settings(membrane: Membrane) -> dict[str, str]:
+    """Everything a membrane has beside its erasure, by its own hash where it has one."""
+    values = {field.name: getattr(membrane, field.name) for field in fields(membrane) if field.name != "erasure"}
+    return {
+        name: repr(float(value)) if isinstance(value, int | float) else str(getattr(value, "fingerprint", value))
+        for name, value in values.items()
+    }
 
 
 def _tensor(tensor: Tensor | None) -> str:
