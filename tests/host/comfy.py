@@ -102,7 +102,7 @@ class Server:
 
 @contextmanager
 def server(base: Path, packs: dict[str, Path]):
-    """ComfyUI with ``packs`` (name -> folder) symlinked into its custom nodes; all that it writes goes into ``base``."""
+    """ComfyUI with ``packs`` (name -> folder) symlinked into its custom nodes; it writes only into ``base``."""
     for name in FOLDERS:
         (base / name).mkdir(parents=True)
     for name, folder in packs.items():
