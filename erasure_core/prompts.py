@@ -117,7 +117,7 @@ def chunk(spans: Sequence[Span], tokenize: Callable[[str], list[int]], bos: int,
         rest = room - len(content)
         ids.append((bos, *(token for token, _ in content), eos, *[pad] * rest))
         weights.append((1.0, *(weight for _, weight in content), 1.0, *[1.0] * rest))
-        ends.append(len(content) + 1)
+        ends.append(ids[-1].index(eos))  # not always after the content: a text can spell the end token itself
     return Chunks(tuple(ids), tuple(weights), tuple(ends))
 
 
