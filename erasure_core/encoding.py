@@ -41,7 +41,10 @@ class TextEncoder:
         """Tokenise one prompt with its weights."""
         if not isinstance(prompt, str):
             raise BadInput(f"A prompt must be text, not {type(prompt).__name__}.")
-        return chunk(parse_weights(prompt), self.tokenize, self.bos, self.eos, self.pad)
+        spans = parse_weights(prompt)
+        if not all(math.isfinite(span.weight) for span in spans):
+            raise BadInput(f"A weight in the prompt '{prompt[:40]}' is no finite number. Write one like (word:1.2).")
+        return chunk(spans, self.tokenize, self.bos, self.eos, self.pad)
 
     def rows(self, chunks: Sequence[tuple[int, ...]]) -> list[tuple[Tensor, Tensor | None]]:
         """Rows [77, d] and pooled [p] of each chunk; every distinct chunk is encoded once."""
