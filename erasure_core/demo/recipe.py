@@ -76,9 +76,9 @@ SMOKE = Recipe(
     images=200,
     crops=Plan(steps=40, lr=1.5e-3, warmup=5, every=20, seed=1),
     crops_batch=8,
-    whole=Plan(steps=10, lr=8e-4, warmup=2, every=5, seed=2),
+    whole=Plan(steps=30, lr=8e-4, warmup=2, every=10, seed=2),
     whole_batch=4,
-    decoder=Plan(steps=8, lr=4e-4, warmup=2, ema=0.995, every=4, seed=3),
+    decoder=Plan(steps=30, lr=8e-4, warmup=2, ema=0.9, every=10, seed=3),
     text=Plan(steps=60, lr=2e-3, warmup=5, every=20, seed=4),
     text_batch=48,
     denoiser=Plan(steps=60, lr=1.2e-3, warmup=10, flat=0.3, ema=0.9, every=20, seed=5),
@@ -94,7 +94,7 @@ REFINE = Recipe(
     decoder=Plan(steps=1000, lr=4e-4, warmup=60, ema=0.995, every=100, seed=3),
     text=Plan(steps=900, lr=1e-3, warmup=30, every=100, seed=4),
     keep=2.0,
-    denoiser=Plan(steps=3600, lr=8e-4, warmup=100, flat=0.2, ema=0.9985, every=100, seed=5),
+    denoiser=Plan(steps=3000, lr=7e-4, warmup=100, flat=0.2, ema=0.9985, every=100, seed=5),
     detector=None,
 )
 
@@ -231,7 +231,7 @@ class Run:
         return None if report is None else lambda done, total, loss: report(stage, done, total, loss)
 
 
-STAGES: tuple[str, ...] = ("autoencoder", "decoder", "text_encoder", "latents", "denoiser", "export", "detector")
+STAGES: tuple[str, ...] = ("autoencoder", "text_encoder", "latents", "denoiser", "decoder", "export", "detector")
 """Stages in order."""
 
 
