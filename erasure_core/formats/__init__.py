@@ -1,0 +1,102 @@
+"""Files: ``load`` whatever holds an erasure, ``save`` natively or as a LoRA, ``describe`` what a file is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..erasure import Erasure
+from ..errors import BadInput, WrongFamily
+from ..keys import FAMILIES, Family, family_of
+from .describe import file_report
+from .detect import kind_of
+from .files import Header, atomic_write, read_header, read_tensors
+from .kohya import read_kohya
+from .lora import lora_tensors
+from .metadata import family_name
+from .native import native_tensors, read_native
+from .peft import read_peft
+from .serial import write_safetensors
+
+FORMS = ("native", "lora")
+__all__ = ["FORMS", "atomic_write", "describe", "load", "save"]
+
+
+def load(path: str | os.PathLike[str], base: Any = None) -> Erasure:
+    """The erasure in a file, recognised by content: native, LoRA export, kohya (SPM, ACE, sliders), PEFT.
+
+    ``base``: the model it is meant for (a Model, or weights or shapes by name), checked against the file; without it
+    third-party files must fit SD1, SD2 or SDXL. Raises UnknownFormat for any other or damaged file, WrongFamily or
+    NothingMatched for one that does not fit. What was partly matched stands in ``diagnostics``.
+    """
+    return _load(read_header(path), None if base is None else _family(base))
+
+
+def _family(base: Any) -> Family:
+    return family_of(base if isinstance(base, Mapping) else base.weights())
+
+
+def _load(header: Header, family: Family | None) -> Erasure:
+    kind = kind_of(header)
+    tensors = read_tensors(header)
+    if kind == "native":
+        erasure = read_native(header, tensors)
+        if family is not None:
+            _check(erasure, family, header.name)
+        return erasure
+    families = (family,) if family is not None else tuple(FAMILIES.values())
+    return (read_kohya if kind == "kohya" else read_peft)(header, tensors, families)
+
+
+def _check(erasure: Erasure, family: Family, file: str) -> None:
+    made_for = family_name(erasure)
+    if made_for != family.name:
+        raise WrongFamily(f"{file} was made for {made_for}, this model is {family.name}. Use a model of that family.")
+    shapes = family.shapes()
+    for name, delta in erasure.weight_deltas.items():
+        if shapes.get(name) != delta.shape:
+            raise WrongFamily(
+                f"{file} was made for another model: it changes {name} of shape {delta.shape}, "
+                f"where this model has {shapes.get(name, 'no such weight')}."
+            )
+    emap = erasure.maps.get(family.spaces[0])
+    if emap is not None and emap.width != family.context:
+        raise WrongFamily(
+            f"{file} was made for text vectors of width {emap.width}, this model's have {family.context}. "
+            "Use it with the model it was made for."
+        )
+
+
+def save(
+    erasure: Erasure,
+    path: str | os.PathLike[str],
+    form: str = "native",
+    weights: Mapping[str, Tensor] | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Path:
+    """Write ``erasure`` to ``path`` (``.safetensors`` is added if it is missing); returns the path written.
+
+    ``form``: ``native`` keeps everything and fits each model with the same text encoder; ``lora`` is for any host and
+    needs the model's ``weights`` by canonical name if the erasure has maps. ``dtype`` of the LoRA: float32 (exact) or
+    float16. Equal erasures give equal bytes. Raises CannotWrite, with the old file untouched.
+    """
+    if form not in FORMS:
+        raise BadInput(f"Unknown form '{form}'. Known: {', '.join(FORMS)}.")
+    tensors, metadata = native_tensors(erasure) if form == "native" else lora_tensors(erasure, weights, dtype)
+    if not tensors:
+        raise BadInput("This erasure changes nothing, so there is nothing to save.")
+    target = Path(path)
+    if target.suffix.lower() != ".safetensors":
+        target = target.with_name(target.name + ".safetensors")
+    return atomic_write(target, lambda stream: write_safetensors(stream, tensors, metadata))
+
+
+def describe(path: str | os.PathLike[str]) -> str:
+    """One screen of text about a file; raises what :func:`load` raises."""
+    header = read_header(path)
+    return file_report(header, _load(header, None))

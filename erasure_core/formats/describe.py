@@ -1,0 +1,132 @@
+"""One screen of plain text about a file."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from ..erasure import Erasure
+from .detect import kind_of
+from .files import Header
+from .metadata import concepts_of, family_name
+
+_KINDS = {"kohya": "LoRA with kohya names", "peft": "LoRA with PEFT or diffusers names"}
+_OWN = ("membrane.", "modelspec.")
+_LIMIT = 100
+
+
+def file_report(header: Header, erasure: Erasure) -> str:
+    """Format, family, concepts, method, options, ranks, layers, size, diagnostics and what the file itself says."""
+    lines = [
+        ("file", f"{header.name}, {_size(header.size)}"),
+        ("format", _format(header, erasure)),
+        ("family", _family(erasure)),
+        *_recipe(erasure),
+        *_contents(erasure),
+        *_facts("measured", erasure.diagnostics),
+        *_base(erasure),
+        *_gate(erasure),
+        *_foreign(header),
+    ]
+    return "\n".join(f"{label:<10} {text}" for label, text in lines)
+
+
+def _format(header: Header, erasure: Erasure) -> str:
+    kind = kind_of(header)
+    if kind != "native":
+        method = {"spm": " (SPM membrane)", "ace": " (ACE)"}.get(str(erasure.recipe.get("method")), "")
+        return _KINDS[kind] + method
+    form = "native form" if erasure.maps or "ss_network_module" not in header.metadata else "LoRA form"
+    return f"Membrane version {header.metadata['membrane.format']}, {form}"
+
+
+def _family(erasure: Erasure) -> str:
+    widths = erasure.base.get("widths")
+    shown = ", ".join(f"{space} {width}" for space, width in widths.items()) if isinstance(widths, Mapping) else ""
+    return family_name(erasure) + (f" (text width: {shown})" if shown else "")
+
+
+def _recipe(erasure: Erasure) -> list[tuple[str, str]]:
+    recipe = erasure.recipe
+    lines = [
+        ("method", str(recipe.get("method", "not stored")) + (", official defaults" if recipe.get("parity") else ""))
+    ]
+    for concept in concepts_of(erasure):
+        also = f" (also: {', '.join(concept['aliases'])})" if concept.get("aliases") else ""
+        anchor = f" -> {concept['anchor']}" if concept.get("anchor") else ""
+        weight = f" @ {concept['weight']:g}" if concept.get("weight", 1) != 1 else ""
+        lines.append(("erases", _cut(f"{concept['target']}{also}{anchor}{weight} [{concept.get('kind', 'object')}]")))
+    if len(lines) > 13:
+        lines = [*lines[:11], ("erases", f"and {len(lines) - 11} more")]
+    if recipe.get("preserve"):
+        lines.append(("preserves", _cut(", ".join(map(str, recipe["preserve"])))))
+    return lines + _facts("options", recipe.get("options") or {})
+
+
+def _contents(erasure: Erasure) -> list[tuple[str, str]]:
+    lines = []
+    for space, emap in erasure.maps.items():
+        shown = f"{space}, width {emap.width}, rank {emap.rank}, on {erasure.applies}"
+        lines.append(("map", shown + (f", {len(emap.factors)} factors" if len(emap.factors) > 1 else "")))
+    deltas = erasure.weight_deltas.values()
+    if deltas:
+        ranks = Counter(delta.rank for delta in deltas)
+        full = ranks.pop(None, 0)
+        shown = ", ".join(
+            f"{count} of rank {rank}" for rank, count in sorted(ranks.items(), key=lambda item: item[0] or 0)
+        )
+        lines.append(
+            ("weights", ", ".join(part for part in (shown, f"{full} full differences" if full else "") if part))
+        )
+        roots = Counter(delta.name.partition(".")[0] for delta in deltas)
+        lines.append(("layers", ", ".join(f"{count} in {root}" for root, count in roots.items())))
+    return lines
+
+
+def _base(erasure: Erasure) -> list[tuple[str, str]]:
+    probe, skip = erasure.base.get("probe"), erasure.base.get("clip_skip")
+    lines = [("clip skip", str(skip))] if skip else []
+    if erasure.maps:
+        known = f"fingerprint stored for {', '.join(probe)}" if isinstance(probe, Mapping) and probe else "not stored"
+        lines.append(("encoder", known))
+    return lines
+
+
+def _gate(erasure: Erasure) -> list[tuple[str, str]]:
+    phrases = erasure.gate.get("phrases")
+    return [("gate", _cut(", ".join(map(str, phrases))))] if phrases else []
+
+
+def _foreign(header: Header) -> list[tuple[str, str]]:
+    known = {key: value for key, value in header.metadata.items() if not key.startswith(_OWN) and value}
+    if "membrane.format" in header.metadata:
+        return []
+    lines = [("says", _cut(f"{key} = {value}")) for key, value in sorted(known.items())]
+    return [*lines[:10], ("says", f"and {len(lines) - 10} more entries")] if len(lines) > 10 else lines
+
+
+def _facts(label: str, facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Flat facts on one line, a nested table on one line per entry."""
+    flat = ", ".join(f"{key} {_number(value)}" for key, value in facts.items() if not isinstance(value, Mapping))
+    lines = [(label, _cut(flat))] if flat else []
+    for name, inner in facts.items():
+        if isinstance(inner, Mapping):
+            lines.append((label, _cut(f"{name}: " + ", ".join(f"{k} {_number(v)}" for k, v in inner.items()))))
+    return lines
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _cut(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= 3 * _LIMIT else text[: 3 * _LIMIT] + " ..."
+
+
+def _size(size: int) -> str:
+    for unit, limit in (("bytes", 1_000), ("KB", 1_000_000), ("MB", 1_000_000_000)):
+        if size < limit:
+            return f"{size * 1000 / limit:.1f} {unit}" if unit != "bytes" else f"{size} bytes"
+    return f"{size / 1e9:.2f} GB"
