@@ -49,8 +49,8 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     Raises :class:`UnknownFormat` for anything that is not a whole safetensors file, saying what it is instead.
     """
     path = Path(path)
-    _refuse_non_files(path)
     try:
+        _refuse_non_files(path)
         with path.open("rb") as stream:
             size = os.fstat(stream.fileno()).st_size
             raw = _header_bytes(stream, path.name, size)
@@ -103,9 +103,8 @@ def _refuse_non_files(path: Path) -> None:
                 "these). Load it as a checkpoint in your host; Membrane reads files of single erasures."
             )
         raise UnknownFormat(f"{path.name} is a folder. Choose the .safetensors file inside it.")
-    with contextlib.suppress(OSError):
-        if not path.exists() and not path.is_symlink():
-            raise UnknownFormat(f"{path.name} does not exist. Check the spelling and the folder.")
+    if not path.exists():
+        raise UnknownFormat(f"{path.name} does not exist. Check the spelling and the folder.")
 
 
 def _header_bytes(stream: BinaryIO, name: str, size: int) -> bytes:
@@ -159,11 +158,11 @@ def atomic_write(path: str | os.PathLike[str], writer: Callable[[BinaryIO], Any]
     """
     asked = Path(path)
     target = Path(os.path.realpath(asked))  # a link stays a link, its target is replaced
-    if target.is_dir():
-        raise CannotWrite(f"{asked.name} is a folder. Give the name of a file in it.")
     temporary = target.with_name(f".{target.name[:40]}.{os.getpid()}-{secrets.token_hex(4)}.part")
     done = False
     try:
+        if target.is_dir():
+            raise CannotWrite(f"{asked.name} is a folder. Give the name of a file in it.")
         _sweep(target)
         with temporary.open("xb") as stream:
             writer(stream)
