@@ -68,7 +68,7 @@ def fingerprint(*modules: nn.Module) -> str:
     """Sixteen hex digits over names, shapes and contents of all parameters: equal weights, equal digits.
 
     Bit patterns are added up as wrapping integers along rows and along columns: exact whatever the order of adding, so
-    the digits depend neither on threads nor on the device. One changed number always shows, exchanged rows nearly always.
+    the digits depend neither on threads nor on the device. One changed number always shows; exchanged rows do, too.
     """
     digest = hashlib.sha256()
     for module in modules:
