@@ -1,0 +1,74 @@
+"""Solve an erasure for a model and write it to a file. The model itself is not changed."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import time
+from pathlib import Path
+from typing import Any
+
+from ..errors import BadInput
+from .console import say
+from .shared import add_file_form, add_model, check_free, dtype, load_model, read_concepts
+
+NAME = "erase"
+HELP = "make a membrane: the file that erases concepts"
+EXAMPLES = """\
+  python -m erasure_core erase --concepts "circle -> square" --out no-circle.safetensors
+  python -m erasure_core erase --concepts "style: Van Gogh | vincent" --concepts "+ a portrait" \\
+      --model ~/models/sd15 --out van-gogh.safetensors
+  python -m erasure_core erase --concepts @concepts.txt --form lora --dtype fp16 --out concepts.safetensors
+
+concepts, one per line:   target | alias | alias -> anchor @ weight   # comment
+  a part in "double quotes" is literal; a line starting with + is a phrase that must stay; no anchor means neutral words
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument(
+        "--concepts",
+        action="append",
+        required=True,
+        metavar="TEXT|@FILE",
+        help="what to erase, or a file with it after an @ (@- reads a pipe); may be given again",
+    )
+    parser.add_argument(
+        "--preserve", action="append", default=[], metavar="PHRASE", help="must stay; may be given again"
+    )
+    parser.add_argument("--kind", default="object", help="kind of the concepts that name none (default object)")
+    add_model(parser)
+    parser.add_argument("--method", default="uce", help="how to solve it (default uce)")
+    parser.add_argument(
+        "--option", action="append", default=[], metavar="NAME=VALUE", help="setting of the method; may be given again"
+    )
+    parser.add_argument("--parity", action="store_true", help="the published defaults and quirks instead of ours")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the .safetensors file to write")
+    add_file_form(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Solve, save, and say what was made."""
+    from ..closed_form import erase
+    from ..concepts import parse_concepts
+    from ..formats import save
+    from ..membranes import Membrane, apply
+    from ..options import parse_options
+
+    check_free(options.out, options.overwrite)
+    concepts = parse_concepts(read_concepts(options.concepts), options.kind)
+    settings: dict[str, Any] = parse_options(",".join(options.option))
+    for name in settings.keys() & inspect.signature(erase).parameters.keys():
+        raise BadInput(f"'{name}' is no setting of a method. Say it as --{name}, without --option.")
+    model = load_model(options.model)
+    begun = time.perf_counter()
+    erasure = erase(model, concepts, options.method, options.preserve, options.parity, **settings)
+    seconds = time.perf_counter() - begun
+    weights = model.weights() if options.form == "lora" else None
+    path = save(erasure, options.out, form=options.form, weights=weights, dtype=dtype(options.dtype))
+    with apply(model, Membrane(erasure)) as applied:
+        say(f"{len(concepts)} concept{'s' * (len(concepts) > 1)} erased by {options.method} in {seconds:.2f} s")
+        say(applied.receipt)
+    say(f"{path} ({options.form}, {path.stat().st_size / 1000:.1f} kB)")
+    return 0

@@ -1,0 +1,123 @@
+"""Arguments that several commands have, read and checked the same way everywhere."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import BadInput, CannotWrite, WrongFamily
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..models import Model
+
+DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+NEEDED = {"diffusers": "diffusers", "transformers": "transformers"}
+
+
+def add_model(parser: argparse.ArgumentParser, help: str = "the model") -> None:
+    """``--model``."""
+    parser.add_argument(
+        "--model",
+        default="demo",
+        metavar="demo|DIR",
+        help=f"{help}: 'demo' is the bundled one (default), or a folder in diffusers layout (with model_index.json)",
+    )
+
+
+def add_file_form(parser: argparse.ArgumentParser) -> None:
+    """``--form``, ``--dtype`` and ``--overwrite``."""
+    parser.add_argument(
+        "--form",
+        choices=("native", "lora"),
+        default="native",
+        help="native: a few kilobytes, can be solved again (default); lora: works in every program that loads LoRA",
+    )
+    parser.add_argument(
+        "--dtype", choices=sorted(DTYPES), default="fp32", help="number format in the file (default fp32)"
+    )
+    add_overwrite(parser)
+
+
+def add_overwrite(parser: argparse.ArgumentParser) -> None:
+    """``--overwrite``."""
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace files that exist; without it that is an error"
+    )
+
+
+def load_model(where: str) -> Model:
+    """The model named by ``--model``. Raises BadInput, saying what is missing."""
+    from .. import models
+
+    lacking = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if lacking:
+        raise BadInput(
+            f"This needs {' and '.join(lacking)}, which this Python lacks. "
+            f'Install it: "{sys.executable}" -m pip install {" ".join(lacking)}'
+        )
+    if where == "demo":
+        return models.load_demo()
+    folder = Path(where)
+    if not (folder / "model_index.json").is_file():
+        raise BadInput(
+            f"{where} is not a model folder: it has no model_index.json. Give a folder in diffusers layout (as "
+            "save_pretrained writes it), or 'demo' for the bundled model."
+        )
+    return models.from_pipeline(_load_folder(folder))
+
+
+def _load_folder(folder: Path) -> object:
+    from diffusers import DiffusionPipeline
+
+    try:
+        pipe = DiffusionPipeline.from_pretrained(str(folder), local_files_only=True, use_safetensors=True)
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise WrongFamily(
+            f"{folder} could not be loaded as a diffusers pipeline: {reason} "
+            "The folder may be incomplete, or hold only pickled weights, which are refused."
+        ) from error
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def read_concepts(texts: list[str]) -> str:
+    """Concept text from the command line; ``@FILE`` is a file in the same syntax, ``@-`` what comes through a pipe."""
+    return "\n".join(_text(text) for text in texts)
+
+
+def _text(text: str) -> str:
+    if not text.startswith("@"):
+        return text
+    if text == "@-":
+        return sys.stdin.read()
+    path = Path(text[1:])
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path} is not a text file in UTF-8. Save it as UTF-8 text and try again.") from error
+    except OSError as error:
+        raise BadInput(
+            f"The concepts in {path} cannot be read: {error.strerror}. Check the name after the @."
+        ) from error
+
+
+def dtype(name: str) -> torch.dtype:
+    """The torch type of a ``--dtype`` word."""
+    import torch
+
+    found: torch.dtype = getattr(torch, DTYPES[name])
+    return found
+
+
+def check_free(path: Path, overwrite: bool) -> None:
+    """Raise CannotWrite before any work if ``path`` exists and may not be replaced, or is a folder."""
+    if path.is_dir():
+        raise CannotWrite(f"{path} is a folder. Give a file name, such as {path / 'membrane.safetensors'}.")
+    if path.exists() and not overwrite:
+        raise CannotWrite(f"{path} exists. Choose another name, or add --overwrite to replace it.")
