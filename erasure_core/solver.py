@@ -8,6 +8,7 @@ Everything is float64 on the processor; ``T`` needs no weight of the model at al
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -26,8 +27,8 @@ class EditProblem:
 
     ``erase`` C [m, d] -> ``anchors`` A [m, d] with weights ``erase_weights`` [m] (default 1); ``preserve`` P [p, d]
     with weights ``preserve_weights`` [p] (default 1) stay where they are; ``ridge`` >= 0 pulls everything towards no
-    change and is raised to 1e-6 of the mean eigenvalue. Any float dtype; computed in float64. ``groups`` [m]: which concept a
-    row belongs to, carried along for later.
+    change and is raised to 1e-6 of the mean eigenvalue. Any float dtype; computed in float64. ``groups`` [m]: which
+    concept a row belongs to, carried along for later.
 
     Rows are sorted and equal ones merged before anything is added up, so a permutation of the input gives the bitwise
     same map.
@@ -48,10 +49,23 @@ class EditProblem:
                 f"An edit needs erase and anchor rows of one shape [m, d], m >= 1; got {tuple(self.erase.shape)} and "
                 f"{tuple(self.anchors.shape)}."
             )
-        if self.preserve is not None and self.preserve.shape[1:] != self.erase.shape[1:]:
-            raise BadInput(f"Rows to preserve have width {self.preserve.shape[-1]}, rows to erase {self.width}.")
-        if not self.ridge >= 0:
-            raise BadInput(f"The ridge must be 0 or more, not {self.ridge}.")
+        if self.preserve is not None and (self.preserve.dim() != 2 or self.preserve.shape[1] != self.width):
+            raise BadInput(
+                f"Rows to preserve must be [p, {self.width}] like the rows to erase; got {tuple(self.preserve.shape)}."
+            )
+        if not 0 <= self.ridge < math.inf:
+            raise BadInput(f"The ridge must be a number of 0 or more, not {self.ridge}.")
+        kept = 0 if self.preserve is None else len(self.preserve)
+        for name, count in (
+            ("erase_weights", len(self.erase)),
+            ("groups", len(self.erase)),
+            ("preserve_weights", kept),
+        ):
+            value = getattr(self, name)
+            if value is not None and tuple(value.shape) != (count,):
+                raise BadInput(
+                    f"The {name.replace('_', ' ')} must be one number a row, [{count}]; got {tuple(value.shape)}."
+                )
         for name in ("erase", "anchors", "preserve", "erase_weights", "preserve_weights"):
             value = getattr(self, name)
             if value is not None and not torch.isfinite(value).all():
