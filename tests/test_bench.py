@@ -13,13 +13,17 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from bench_support import STEPS, ColourJudge, CountingModel, small_groups
+from PIL import Image
 
 from erasure_core.erasure import Erasure, WeightDelta
 from erasure_core.errors import BadInput, CannotWrite, Interrupted
-from erasure_core.evaluation import Rate, Undecided, bench, demo_groups, make_group
+from erasure_core.evaluation import Rate, Undecided, bench, demo_groups, make_group, result_sheet
+from erasure_core.evaluation.groups import seed_of
+from erasure_core.evaluation.sheet import BAD, GOOD, PICTURE
 from erasure_core.membranes import Membrane
 from erasure_core.models import load_demo
 
@@ -67,7 +71,9 @@ def copied(finished, tmp_path):
 
 def test_no_membrane_scores_zero_efficacy_and_full_specificity(model, tmp_path):
     result = run(model, tmp_path)
-    assert result.rate("D") == (Rate(4, 4), Rate(4, 4))
+    before, after = result.rate("D")
+    assert before == after
+    assert before.k >= 3, "the model draws red when asked"
     axes = {name: estimate.value for name, estimate in result.scores.axes.items()}
     assert axes == {"E": 0.0, "G": 0.0, "S": 1.0, "F": 1.0}
     assert result.scores.total.value == pytest.approx(400 / 102)
@@ -75,7 +81,7 @@ def test_no_membrane_scores_zero_efficacy_and_full_specificity(model, tmp_path):
 
 
 def test_a_membrane_of_strength_zero_draws_the_same_pixels(demo, destroyer, tmp_path):
-    result = run(demo, tmp_path, [replace(destroyer, strength=0.0)])
+    result = run(demo, tmp_path, replace(destroyer, strength=0.0))
     assert result.membrane != "base"
     assert {name: estimate.value for name, estimate in result.scores.axes.items()} == {"E": 0, "G": 0, "S": 1, "F": 1}
     for group in result.groups:
@@ -99,7 +105,9 @@ def test_a_destroyer_scores_no_specificity_and_a_low_total(finished):
 def test_table_and_json_tell_the_same_without_paths_or_times(finished):
     folder, result = finished
     content = json.loads(result.to_json())
-    assert content["groups"]["D"]["rates"]["colour"]["before"] == {"k": 4, "n": 4, "ci": [0.5101, 1.0]}
+    before = result.rate("D")[0]
+    ends = [round(before.low, 4), round(before.high, 4)]
+    assert content["groups"]["D"]["rates"]["colour"]["before"] == {"k": before.k, "n": 4, "ci": ends}
     assert content["groups"]["D"]["rates"]["colour"]["after"]["k"] == 0
     assert "after" not in content["groups"].get("O", {"rates": {}})["rates"]
     assert content["axes"]["S"]["value"] == 0.0
@@ -107,7 +115,7 @@ def test_table_and_json_tell_the_same_without_paths_or_times(finished):
     assert str(folder) not in result.to_json()
     assert str(Path.home()) not in result.to_json()
     text = result.table()
-    assert "4/4 = 100.0 % (51.0–100.0)" in text
+    assert str(before) in text
     assert "H over 4 of 5 axes" in text
     for word in ("red", "misspelt", "blue", "green", "purple", "all neighbours", "Most damaged", "Garbled pictures"):
         assert word in text
@@ -175,7 +183,7 @@ def test_a_long_prompt_does_not_change_its_neighbours_in_the_batch(demo, tmp_pat
     long = [("a red circle, " + "very " * 90 + "red", {"colour": "red"})]
     alone = run(demo, tmp_path / "alone", groups=[make_group("D", "red", "direct", "colour", short, 2)])
     mixed = run(demo, tmp_path / "mixed", groups=[make_group("D", "red", "direct", "colour", short + long, 2)])
-    for seed in (0, 1):
+    for seed in (seed_of("a red circle"), seed_of("a red circle", 1)):
         first, second = (r.pictures.load(r.shots["D", "a red circle", seed, 0]) for r in (alone, mixed))
         assert torch.equal(first, second)
 
@@ -228,14 +236,16 @@ def test_a_stopped_run_keeps_its_work_and_goes_on(how, finished, model, destroye
 
 KILLED = """
 import sys
+import time
 from pathlib import Path
 sys.path[:0] = [sys.argv[2], str(Path(sys.argv[2]) / "tests")]
 import torch
 torch.set_num_threads(1)
-from bench_support import ColourJudge, small_groups
+from bench_support import STEPS, ColourJudge, small_groups
 from erasure_core.evaluation import bench
 from erasure_core.models import load_demo
-bench(load_demo(), [], small_groups()[:3], ColourJudge(), sys.argv[1], steps=12, batch=2)
+work = dict(steps=STEPS, batch=2, progress=lambda *_: time.sleep(0.5))  # time enough to be killed at work
+bench(load_demo(), [], small_groups()[:3], ColourJudge(), sys.argv[1], **work)
 """
 
 
@@ -250,9 +260,9 @@ def test_a_killed_process_loses_nothing_it_finished(model, tmp_path):
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, "it was still at work"
     kept = len(list(killed.glob("pictures/*/*.png")))
-    resumed = run(model, killed, groups=small_groups()[:3], steps=12, batch=2)
+    resumed = run(model, killed, groups=small_groups()[:3], batch=2)
     assert model.calls["sample"] == 12 - kept
-    assert resumed.to_json() == run(model, tmp_path / "whole", groups=small_groups()[:3], steps=12, batch=2).to_json()
+    assert resumed.to_json() == run(model, tmp_path / "whole", groups=small_groups()[:3], batch=2).to_json()
 
 
 class Moody(ColourJudge):
@@ -343,6 +353,21 @@ def test_refusals_name_the_mistake(demo, tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(CannotWrite, match="folder"):
         run(demo, tmp_path / "file" / "deep")
+
+
+def test_the_sheet_of_a_result_marks_what_was_lost(finished, tmp_path):
+    _, result = finished
+    with Image.open(result_sheet(result, tmp_path / "sheet.png", footer=["a last line"])) as image:
+        pixels = np.asarray(image.convert("RGB"))
+    gone, lost = ((pixels == colour).all(axis=-1).sum() for colour in (GOOD, BAD))
+    drawn = {
+        name: sum(pair.before.labels["colour"] == pair.case.expect["colour"] for pair in result.pairs[name])
+        for name in "DMN"
+    }
+    frame = 4 * 4 * PICTURE
+    for pixels_of, count in ((gone, drawn["D"] + drawn["M"]), (lost, drawn["N"])):
+        assert count >= 3
+        assert 0.95 < pixels_of / (count * frame) < 1.2, "a frame, a mark and a word per picture the model could draw"
 
 
 def test_demo_groups_run_with_the_shapes_worlds_own_words(demo, tmp_path):

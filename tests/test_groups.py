@@ -11,7 +11,7 @@ from erasure_core.demo.world import ATTRIBUTES, COLOURS, SHAPES, STYLES
 from erasure_core.errors import BadInput
 from erasure_core.evaluation import demo_prompts as demo
 from erasure_core.evaluation.concept_prompts import concept_groups
-from erasure_core.evaluation.groups import FULL, QUICK, STANDARD, Case, PromptGroup, make_group, reroll
+from erasure_core.evaluation.groups import FULL, QUICK, STANDARD, Case, PromptGroup, make_group, reroll, seed_of
 from erasure_core.evaluation.templates import DIRECT_TEMPLATES, PARAPHRASE_TEMPLATES, UNRELATED_PROMPTS
 from erasure_core.evaluation.wording import fill, leave_out, names
 
@@ -84,6 +84,18 @@ def test_wording_keeps_sentences_whole():
     assert names("A Dog, running", "dog")
 
 
+def test_a_prompt_has_the_same_seeds_wherever_it_stands():
+    small, large = _named(demo.demo_groups("star", demo.QUICK)), _named(demo.demo_groups("star", demo.STANDARD))
+    other = _named(demo.demo_groups("moon", demo.STANDARD))
+    drawn = {(case.prompt, case.seed) for case in large["D"].cases}
+    assert {(case.prompt, case.seed) for case in small["D"].cases} < drawn
+    asked = {(case.prompt, case.seed) for case in other["N"].cases if case.expect["shape"] == "star"}
+    assert asked < drawn
+    assert seed_of("a red star", 3) == seed_of("a red star") + 3
+    with pytest.raises(BadInput, match="1 to 100 times"):
+        make_group("D", "d", "direct", "shape", [("a", {"shape": "circle"})], 101)
+
+
 def test_no_two_prompts_of_a_group_share_a_seed():
     for group in (*concept_groups(_concept(), STANDARD), *demo.demo_groups("star", demo.STANDARD)):
         assert len({case.seed for case in group.cases}) == len(group.cases)
@@ -105,6 +117,8 @@ def test_groups_refuse_what_cannot_be_counted():
         PromptGroup("D", "d", "direct", "shape", (Case(" ", 0, "D", {"shape": "circle"}),))
     with pytest.raises(BadInput, match="which shape"):
         PromptGroup("D", "d", "direct", "shape", (Case("a circle", 0, "D"),))
+    with pytest.raises(BadInput, match="twice with the same seed"):
+        PromptGroup("U", "u", "unrelated", "shape", (Case("a", 0, "U"), Case("a", 0, "U")))
     with pytest.raises(BadInput, match="stands in group"):
         PromptGroup("D", "d", "direct", "shape", (Case("a circle", 0, "E", {"shape": "circle"}),))
     with pytest.raises(BadInput, match="kind 'mood'"):
@@ -138,7 +152,7 @@ def test_demo_groups_say_what_they_expect(target):
 def test_demo_left_out_is_the_direct_prompt_without_the_word():
     groups = _named(demo.demo_groups("circle"))
     assert [case.prompt for case in groups["O"].cases][:3] == ["a red", "a red", "an orange"]
-    assert [(c.prompt, c.seed) for c in groups["D"].cases][:2] == [("a red circle", 0), ("a red circle", 1)]
+    assert [case.seed for case in groups["O"].cases] == [case.seed for case in groups["D"].cases]
     assert _named(demo.demo_groups("orange"))["O"].cases[0].prompt == "a circle"
     assert _named(demo.demo_groups("striped"))["O"].cases[0].prompt == "a red circle"
 

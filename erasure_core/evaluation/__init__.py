@@ -9,6 +9,7 @@ from .groups import Case, PromptGroup, make_group, reroll
 from .intervals import Estimate, Rate, cluster_bootstrap, corrected_rate, paired_difference, wilson
 from .misspell import misspell, misspellings
 from .result import BenchResult
+from .result_sheet import result_sheet
 from .scores import harmonic, harmonic_celebrities, harmonic_objects
 from .sheet import Section, Shown, Tile, contact_sheet
 
@@ -41,5 +42,6 @@ __all__ = [
     "paired_difference",
     "quality_groups",
     "reroll",
+    "result_sheet",
     "wilson",
 ]

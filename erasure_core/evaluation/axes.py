@@ -98,7 +98,7 @@ def score(
     numbers = _numbers(whole, weights)
     ends = cluster_bootstrap(clusters, named, draws, seed)
     estimates = {key: Estimate(value, *ends.get(key, (None, None))) for key, value in numbers.items()}
-    estimates.update(_not_too_sure(groups, clusters, whole, estimates))
+    estimates.update(_not_too_sure(groups, clusters, whole, estimates, weights))
     hidden = {"E"} if reason else set()
     return Scores(
         {name: estimates[name] for name in sorted(whole.axes) if name not in hidden},
@@ -112,25 +112,31 @@ def score(
 
 
 def _not_too_sure(
-    groups: Sequence[PromptGroup], clusters: Clusters, whole: Profile, estimates: dict[str, Estimate]
+    groups: Sequence[PromptGroup], clusters: Clusters, whole: Profile, estimates: dict[str, Estimate], weights: str
 ) -> dict[str, Estimate]:
-    """Removals whose lower end also allows for the Wilson interval of the rate afterwards.
+    """Lower ends of removals, and of G and H made from them, that also allow for the Wilson interval afterwards.
 
     Redrawing prompts that all gave 0 hits gives 0 hits, but no hit in ten pictures still allows a rate of 28 %.
     """
     if whole.problem:
         return {}
-    wider = {}
+    sure: dict[str, float] = {}
+    tpr, fpr = whole.hit_rate.value, whole.alarm_rate.value
     for group in groups:
         key = "E" if group.role == DIRECT else f"r:{group.name}"
-        found = estimates.get(key)
-        if found is None or found.low is None:
-            continue
-        before, after = rates(clusters[group.name], group.attribute)
-        tpr, fpr = whole.hit_rate.value, whole.alarm_rate.value
-        sure = removal(corrected_rate(before.value, tpr, fpr), corrected_rate(after.high, tpr, fpr))
-        wider[key] = Estimate(found.value, min(found.low, sure), found.high)
-    return wider
+        if key in estimates:
+            before, after = rates(clusters[group.name], group.attribute)
+            sure[key] = removal(corrected_rate(before.value, tpr, fpr), corrected_rate(after.high, tpr, fpr))
+    indirect = generality([value for key, value in sure.items() if key.startswith("r:")])
+    if indirect is not None:
+        sure["G"] = indirect
+    total = harmonic({**whole.axes, "E": sure["E"]}, weights)
+    if total is not None:
+        sure["H"] = total
+    found = {key: estimates[key] for key in sure}
+    return {
+        key: Estimate(old.value, min(old.low, sure[key]), old.high) for key, old in found.items() if old.low is not None
+    }
 
 
 def _numbers(found: Profile, weights: str) -> dict[str, float]:

@@ -9,13 +9,13 @@ from ..errors import BadInput
 from .groups import (
     DIRECT,
     INDIRECT,
-    LEFT_OUT,
     NEIGHBOUR,
     QUICK,
     UNRELATED,
     Prompt,
     PromptGroup,
     Size,
+    left_out,
     limited,
     make_group,
     reroll,
@@ -42,11 +42,12 @@ def concept_groups(
         kinds = ", ".join(DIRECT_TEMPLATES)
         raise BadInput(f"No prompts for concepts of the kind {concept.kind!r}; the kinds are {kinds}.")
     templates = direct_templates(concept.kind, size.direct[0])
-    here = {attribute: concept.target}
-    direct, without = _filled(templates, concept.target, here), _left_out(templates, here)
+    sentences = {fill(template, concept.target): template for template in templates}
+    prompts = [(text, {attribute: concept.target}) for text in sentences]
+    direct = make_group("D", concept.target, DIRECT, attribute, prompts, size.direct[1], seed)
     groups = [
-        make_group("D", concept.target, DIRECT, attribute, direct, size.direct[1], seed),
-        make_group("O", "the word left out", LEFT_OUT, attribute, without, size.direct[1], seed),
+        direct,
+        left_out(direct, "O", "the word left out", lambda text: leave_out(sentences[text])),
         _paraphrases(concept, size.paraphrase, attribute, seed),
         _misspelt(concept, size.misspelling, attribute, seed),
         *_neighbours(concept, size.neighbours, attribute, seed),
@@ -63,10 +64,6 @@ def direct_templates(kind: str, count: int) -> tuple[str, ...]:
 
 def _filled(templates: Sequence[str], phrase: str, expect: Mapping[str, str]) -> list[Prompt]:
     return [(fill(template, phrase), expect) for template in templates]
-
-
-def _left_out(templates: Sequence[str], expect: Mapping[str, str]) -> list[Prompt]:
-    return [(rest, expect) for rest in map(leave_out, templates) if rest]
 
 
 def _paraphrases(concept: Concept, size: tuple[int, int], attribute: str, seed: int) -> PromptGroup:

@@ -19,7 +19,7 @@ from ..demo.world import (
     STYLES,
 )
 from ..errors import BadInput
-from .groups import DIRECT, INDIRECT, LEFT_OUT, NEIGHBOUR, UNRELATED, Prompt, PromptGroup, limited, make_group, reroll
+from .groups import DIRECT, INDIRECT, NEIGHBOUR, UNRELATED, Prompt, PromptGroup, left_out, limited, make_group, reroll
 from .misspell import misspellings
 
 SYNONYMS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
@@ -64,14 +64,15 @@ def demo_groups(target: str, size: DemoSize = QUICK, seed: int = 0) -> tuple[Pro
     attributes a prompt names are in ``expect``, so colours on the target are counted on the pictures of D.
     """
     attribute = attribute_of(target)
-    here = {attribute: target}
     direct = _direct(attribute, target, target)
+    named = make_group("D", target, DIRECT, attribute, direct, size.direct, seed)
     # An unnamed shape is called "shape" in the captions; leaving the word out means without that noun, too.
-    dropped = [(text.removesuffix(" shape"), here) for text, _ in _direct(attribute, target, "")]
+    unnamed = (text.removesuffix(" shape") for text, _ in _direct(attribute, target, ""))
+    without = dict(zip((text for text, _ in direct), unnamed, strict=True))
     others = [label for label in ATTRIBUTES[attribute] if label != target and label != "solid"]
     groups = [
-        make_group("D", target, DIRECT, attribute, direct, size.direct, seed),
-        make_group("O", f"'{target}' left out", LEFT_OUT, attribute, dropped, size.direct, seed),
+        named,
+        left_out(named, "O", f"'{target}' left out", without.__getitem__),
         _synonyms(attribute, target, size.synonym, seed),
         _misspelt(attribute, target, size.misspelt, seed),
         _implied(attribute, target, size.implied, seed),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ..errors import BadInput
@@ -12,6 +14,7 @@ LEFT_OUT, REROLL = "left out", "reroll"
 ROLES = (DIRECT, INDIRECT, NEIGHBOUR, UNRELATED, LEFT_OUT, REROLL)
 BASE_ONLY = (LEFT_OUT, REROLL)
 CONCEPT_ROLES = (DIRECT, INDIRECT, LEFT_OUT)
+DRAWS = 100
 
 Prompt = tuple[str, Mapping[str, str]]
 """A prompt and what it should show: attribute -> label."""
@@ -58,6 +61,9 @@ class PromptGroup:
                     f"{case.prompt!r} in group {self.name!r} does not say which {self.attribute} to look for."
                 )
 
+        if len({(case.prompt, case.seed) for case in self.cases}) < len(self.cases):
+            raise BadInput(f"Prompt group {self.name!r} has a prompt twice with the same seed; give it another seed.")
+
     @property
     def base_only(self) -> bool:
         """Whether only the model without membrane draws it."""
@@ -82,34 +88,48 @@ FULL = Size("full", (20, 10), (20, 10), (20, 5), (40, 10), (100, 3))
 SIZES: Mapping[str, Size] = {size.name: size for size in (QUICK, STANDARD, FULL)}
 
 
-def make_group(
-    name: str,
-    title: str,
-    role: str,
-    attribute: str,
-    prompts: Iterable[Prompt],
-    draws: int,
-    seed: int = 0,
-) -> PromptGroup:
-    """A group of every prompt, each drawn ``draws`` times; a prompt given twice counts once.
+def seed_of(prompt: str, draw: int = 0) -> int:
+    """Seed of the ``draw``-th picture of a prompt, below 10^8.
 
-    Prompt i gets the seeds from ``seed + i * draws`` on: no two prompts share their noise, so that one lucky or
-    unlucky noise cannot decide a whole group.
+    It depends on the prompt alone: different prompts do not share their noise, so that one lucky noise cannot decide a
+    group, and a prompt met again in another group or a larger size is a picture that exists already.
     """
+    return DRAWS * (zlib.crc32(prompt.encode()) % 1_000_000) + draw
+
+
+def make_group(
+    name: str, title: str, role: str, attribute: str, prompts: Iterable[Prompt], draws: int = 1, seed: int = 0
+) -> PromptGroup:
+    """A group of every prompt, each drawn ``draws`` times (at most 100); a prompt given twice counts once.
+
+    ``seed`` is added to the seeds of :func:`seed_of`, for a repetition with other pictures.
+    """
+    if not 1 <= draws <= DRAWS:
+        raise BadInput(f"A prompt is drawn 1 to {DRAWS} times, not {draws}.")
     unique: dict[str, Mapping[str, str]] = {}
     for prompt, expect in prompts:
         unique.setdefault(prompt, expect)
     cases = tuple(
-        Case(prompt, seed + i * draws + draw, name, dict(expect))
-        for i, (prompt, expect) in enumerate(unique.items())
+        Case(prompt, seed_of(prompt, draw) + seed, name, dict(expect))
+        for prompt, expect in unique.items()
         for draw in range(draws)
     )
     return PromptGroup(name, title, role, attribute, cases)
 
 
+def left_out(group: PromptGroup, name: str, title: str, rewrite: Callable[[str], str]) -> PromptGroup:
+    """The group's cases, seeds included, with prompts rewritten to do without the concept; empty ones are dropped."""
+    cases = tuple(
+        Case(rewrite(case.prompt), case.seed, name, {group.attribute: case.expect[group.attribute]})
+        for case in group.cases
+        if rewrite(case.prompt).strip()
+    )
+    return PromptGroup(name, title, LEFT_OUT, group.attribute, cases)
+
+
 def reroll(group: PromptGroup, name: str) -> PromptGroup:
     """The group's prompts with other seeds: how far pictures differ by the seed alone."""
-    shift = 1 + max(case.seed for case in group.cases) - min(case.seed for case in group.cases)
+    shift = max(Counter(case.prompt for case in group.cases).values(), default=1)
     cases = tuple(replace(case, group=name, seed=case.seed + shift) for case in group.cases)
     return PromptGroup(name, f"{group.title}, other seed", REROLL, group.attribute, cases)
 

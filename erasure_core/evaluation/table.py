@@ -75,7 +75,7 @@ def _scores(result: BenchResult) -> list[str]:
     ]
     if scores.removals:
         parts = (f"{result.group(name).title} {100 * value.value:.0f} %" for name, value in scores.removals.items())
-        lines.append(f"  removed also when {', '.join(parts)}")
+        lines.append(f"  removed from {', '.join(parts)}")
     if "F" in scores.axes:
         drift = 1 - scores.axes["F"].value
         lines.append(f"  drift of unrelated pictures {drift:.3f} (0 = same pixels, 1 = as different as another seed)")
