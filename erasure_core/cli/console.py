@@ -28,6 +28,7 @@ class Progress:
     def __init__(self, unit: str = "step") -> None:
         self._unit = unit
         self._bar: Any = None
+        self._what = ""
 
     def __call__(self, done: int, total: int, what: str = "") -> None:
         """``done`` of ``total`` units are finished; ``what`` is being worked on."""
@@ -36,9 +37,10 @@ class Progress:
         if self._bar is None:
             return
         self._bar.total = total
-        if what:
-            self._bar.set_description_str(what, refresh=False)
         self._bar.update(done - self._bar.n)
+        if what and what != self._what:
+            self._what = what
+            self._bar.set_description(what)
 
     def __enter__(self) -> Progress:
         return self

@@ -35,6 +35,7 @@ def run(options: argparse.Namespace) -> int:
     check_free(options.target, options.overwrite)
     erasure = load(options.source)
     weights = load_model(options.model).weights() if options.form == "lora" and erasure.maps else None
+    options.target.parent.mkdir(parents=True, exist_ok=True)
     path = save(erasure, options.target, form=options.form, weights=weights, dtype=dtype(options.dtype))
     say(f"{path} ({options.form}, {options.dtype}, {path.stat().st_size / 1000:.1f} kB)")
     return 0

@@ -66,6 +66,7 @@ def run(options: argparse.Namespace) -> int:
     erasure = erase(model, concepts, options.method, options.preserve, options.parity, **settings)
     seconds = time.perf_counter() - begun
     weights = model.weights() if options.form == "lora" else None
+    options.out.parent.mkdir(parents=True, exist_ok=True)
     path = save(erasure, options.out, form=options.form, weights=weights, dtype=dtype(options.dtype))
     with apply(model, Membrane(erasure)) as applied:
         say(f"{len(concepts)} concept{'s' * (len(concepts) > 1)} erased by {options.method} in {seconds:.2f} s")

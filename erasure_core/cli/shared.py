@@ -75,7 +75,12 @@ def _load_folder(folder: Path) -> object:
     from diffusers import DiffusionPipeline
 
     try:
-        pipe = DiffusionPipeline.from_pretrained(str(folder), local_files_only=True, use_safetensors=True)
+        pipe = DiffusionPipeline.from_pretrained(
+            str(folder),
+            local_files_only=True,
+            use_safetensors=True,
+            low_cpu_mem_usage=importlib.util.find_spec("accelerate") is not None,  # True without it logs a warning
+        )
     except (OSError, ValueError, KeyError, AttributeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise WrongFamily(
