@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import BadInput, CannotWrite, WrongFamily
+from ..errors import BadInput, CannotWrite
 
 if TYPE_CHECKING:
     import torch
@@ -62,33 +62,9 @@ def load_model(where: str) -> Model:
         )
     if where == "demo":
         return models.load_demo()
-    folder = Path(where)
-    if not (folder / "model_index.json").is_file():
-        raise BadInput(
-            f"{where} is not a model folder: it has no model_index.json. Give a folder in diffusers layout (as "
-            "save_pretrained writes it), or 'demo' for the bundled model."
-        )
-    return models.from_pipeline(_load_folder(folder))
+    from ..backends.folder import load_folder
 
-
-def _load_folder(folder: Path) -> object:
-    from diffusers import DiffusionPipeline
-
-    try:
-        pipe = DiffusionPipeline.from_pretrained(
-            str(folder),
-            local_files_only=True,
-            use_safetensors=True,
-            low_cpu_mem_usage=importlib.util.find_spec("accelerate") is not None,  # True without it logs a warning
-        )
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise WrongFamily(
-            f"{folder} could not be loaded as a diffusers pipeline: {reason} "
-            "The folder may be incomplete, or hold only pickled weights, which are refused."
-        ) from error
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
+    return models.from_pipeline(load_folder(Path(where)))
 
 
 def read_concepts(texts: list[str]) -> str:
