@@ -203,14 +203,13 @@ class Erasure:
     def _context_deltas(self, factor: MapFactor, weights: Mapping[str, Tensor]) -> dict[str, WeightDelta]:
         made = {}
         for name in cross_attention_names(weights, self.applies):
-            weight = weights[name].float()
+            weight = weights[name]
             if weight.shape[1] != factor.down.shape[1]:
                 raise WrongFamily(
                     f"The erasure acts on text vectors of width {factor.down.shape[1]}, this model's have width "
                     f"{weight.shape[1]} ({name}). Use the erasure with the model family it was made for."
                 )
-            up = weight @ factor.up.to(weight)
-            made[name] = WeightDelta(name, down=factor.down, up=up.cpu())
+            made[name] = WeightDelta(name, down=factor.down, up=_product(weight, factor.up))
         return made
 
 
@@ -223,7 +222,7 @@ def cross_attention_names(weights: Mapping[str, Tensor], applies: str = "kv") ->
 def _pooled_delta(factor: MapFactor, weights: Mapping[str, Tensor]) -> dict[str, WeightDelta]:
     if POOLED_WEIGHT not in weights:
         return {}
-    weight = weights[POOLED_WEIGHT].float()
+    weight = weights[POOLED_WEIGHT]
     rank, width = factor.down.shape
     if weight.shape[1] < width:
         raise WrongFamily(
@@ -231,4 +230,9 @@ def _pooled_delta(factor: MapFactor, weights: Mapping[str, Tensor]) -> dict[str,
             "Use the erasure with the model family it was made for."
         )
     down = torch.cat([factor.down, factor.down.new_zeros(rank, weight.shape[1] - width)], dim=1)
-    return {POOLED_WEIGHT: WeightDelta(POOLED_WEIGHT, down=down, up=(weight[:, :width] @ factor.up.to(weight)).cpu())}
+    return {POOLED_WEIGHT: WeightDelta(POOLED_WEIGHT, down=down, up=_product(weight[:, :width], factor.up))}
+
+
+def _product(weight: Tensor, up: Tensor) -> Tensor:
+    """``W D`` rounded once: terms of alike rows nearly cancel, which would lay bare the errors of a float32 product."""
+    return (weight.to("cpu", torch.float64) @ up.to("cpu", torch.float64)).float()
