@@ -53,8 +53,6 @@ class EditProblem:
             raise BadInput(
                 f"Rows to preserve must be [p, {self.width}] like the rows to erase; got {tuple(self.preserve.shape)}."
             )
-        if not 0 <= self.ridge < math.inf:
-            raise BadInput(f"The ridge must be a number of 0 or more, not {self.ridge}.")
         kept = 0 if self.preserve is None else len(self.preserve)
         for name, count in (
             ("erase_weights", len(self.erase)),
@@ -73,6 +71,8 @@ class EditProblem:
                     f"The {name.replace('_', ' ')} hold NaN or infinite values. The text encoder's weights are damaged "
                     "or overflow in half precision; load an intact checkpoint or encode in float32."
                 )
+        if not 0 <= self.ridge < math.inf:
+            raise BadInput(f"The ridge must be a number of 0 or more, not {self.ridge}.")
         for name in ("erase_weights", "preserve_weights"):
             value = getattr(self, name)
             if value is not None and (value < 0).any():
