@@ -57,7 +57,7 @@ class RowSet:
 
 @dataclass(frozen=True)
 class Text:
-    """One encoded prompt: ``rows`` [77k, d], ``ids`` [77k], first end-of-text position of the last chunk, pooled [p]."""
+    """One encoded prompt: ``rows`` [77k, d], ``ids`` [77k], ``eos`` of the last chunk, ``pooled`` [p] or None."""
 
     prompt: str
     rows: Tensor

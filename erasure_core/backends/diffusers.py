@@ -25,7 +25,8 @@ class DiffusersModel:
     """A diffusers pipeline as a model the core can erase from, sample and measure.
 
     ``clip_skip``: 1 reads the text encoder's last layer, 2 the one before; None takes what the family was trained with.
-    ``neutrals``: the model's own words for "nothing in particular", by kind of concept. Raises WrongFamily for pipelines without a U-Net that reads text through cross-attention.
+    ``neutrals``: the model's own words for "nothing in particular", by kind of concept. Raises WrongFamily for
+    pipelines without a U-Net that reads text through cross-attention.
     """
 
     def __init__(self, pipe: Any, clip_skip: int | None = None, neutrals: Mapping[str, str] | None = None) -> None:
