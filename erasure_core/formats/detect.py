@@ -10,7 +10,7 @@ from ..keys import refuse_other_networks
 from .files import Header
 from .parts import is_adapter
 
-_STEM = re.compile(r"(?:lora_(?:unet|te[12]?)|lycoris)_")
+_STEM = re.compile(r"(?:module\.|_orig_mod\.)*(?:lora_(?:unet|te[12]?)|lycoris)_")
 _WHOLE_MODEL = "Subtract the base model to get a LoRA (hosts call this 'extract LoRA'), or load it as the model itself."
 
 

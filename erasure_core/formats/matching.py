@@ -140,9 +140,8 @@ def _refuse(modules: Mapping[str, Parts], families: Sequence[Family], file: str)
     names = [family.name for family in families]
     for family in families:
         for module, parts in modules.items():
-            name = canonical_name(module, family)
-            if name is not None:
-                implied = implied_shape(parts)
+            name, implied = canonical_name(module, family), implied_shape(parts)
+            if name is not None and implied is not None:
                 raise WrongFamily(
                     f"{file} was made for another model: {module} changes a weight of shape {implied}, where "
                     f"{family.name} has {tuple(family.shapes()[name])}. It fits none of: {', '.join(names)}. "

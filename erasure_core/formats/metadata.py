@@ -45,7 +45,7 @@ def legacy_trio(erasure: Erasure) -> dict[str, str]:
     if any("," in target for target in targets):
         targets = targets[:1]  # the field is split at commas
     ranks = {delta.rank for delta in erasure.weight_deltas.values() if delta.rank is not None}
-    scales = {delta.scale for delta in erasure.weight_deltas.values()}
+    scales = {delta.scale for delta in erasure.weight_deltas.values() if delta.rank is not None}
     rank = max(ranks, default=1)
     alpha = rank * scales.pop() if len(scales) == 1 else float(rank)
     return {"prompts": ",".join(targets), "rank": str(rank), "alpha": str(float(alpha))}

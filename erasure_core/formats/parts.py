@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..errors import UnknownFormat
 
+_WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.)+")  # left by parallel and compiled training
 _ADAPTER = r"(?:\.[A-Za-z0-9_-]+)?"  # the adapter's name that PEFT may put in: lora_A.default.weight
 _PARTS = {
     "down": rf"(?:\.lora_down|_lora\.down|\.lora\.down|\.lora_linear_layer\.down|\.lora_A{_ADAPTER})\.weight|\.lora_A",
@@ -38,8 +39,9 @@ _REFUSED = {
 
 def split_key(key: str) -> tuple[str, str] | None:
     """Module and part of a key (``("lora_unet_conv_in", "down")``), None if the key belongs to no adapter."""
+    plain = _WRAPPERS.sub("", key)
     for part, pattern in _SUFFIX.items():
-        match = pattern.fullmatch(key)
+        match = pattern.fullmatch(plain)
         if match:
             return match.group(1), part
     return None

@@ -1,23 +1,10 @@
 """Our name tables equal ComfyUI's own, asked in a process of its interpreter."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
+from host_support import ask, needs_host
 
-import pytest
-
-ROOT = Path(__file__).parents[2]
-HOST = os.environ.get("COMFYUI_PATH")
-pytestmark = pytest.mark.skipif(not HOST, reason="COMFYUI_PATH is not set")
+pytestmark = needs_host
 
 ASK = """
-import sys
-sys.path[:0] = [HOST, ROOT]
-sys.argv = ["x", "--cpu"]
-import comfy.options
-comfy.options.enable_args_parsing()
 import json
 import comfy.utils
 from erasure_core.keys import SD1, SD2, SDXL, Family, UNetLayout, ldm_names
@@ -49,17 +36,6 @@ print("ANSWER " + json.dumps({name: compare(layout) for name, layout in layouts.
 """
 
 
-def ask(code):
-    """What ``code`` prints after ANSWER, run by the host's interpreter."""
-    python = os.environ.get("COMFYUI_PYTHON", sys.executable)
-    head = f"HOST, ROOT = {HOST!r}, {str(ROOT)!r}\n"
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run([python, "-c", head + code], cwd=HOST, env=env, capture_output=True, text=True, timeout=300)
-    answers = [line for line in done.stdout.splitlines() if line.startswith("ANSWER ")]
-    assert done.returncode == 0 and answers, done.stderr[-3000:]
-    return json.loads(answers[-1].removeprefix("ANSWER "))
-
-
 def test_names_of_every_unet_weight_equal_the_hosts():
     answer = ask(ASK)
     assert {name: found["weights"] for name, found in answer.items()} == {
@@ -69,4 +45,4 @@ def test_names_of_every_unet_weight_equal_the_hosts():
         "tiny": 324,
         "demo": 208,
     }
-    assert {name: found["differ"] for name, found in answer.items()} == dict.fromkeys(answer, [])
+    assert {name: found["differ"] for name, found in answer.items()} == {name: [] for name in answer}
