@@ -314,12 +314,15 @@ def test_what_the_model_does_not_know_is_not_testable(demo, destroyer, copied):
     assert "S" in result.scores.axes
     groups = [
         *small_groups()[:1],
+        make_group("N", "neighbours", "neighbour", "colour", [("a blue moon", {"colour": "pink"})], 1),
         make_group("P", "by another name", "indirect", "colour", [("a blue moon", {"colour": "red"})], 1),
     ]
     half = run(demo, copied, [destroyer], groups)
     assert half.testable("D")
     assert not half.testable("P")
     assert "G" not in half.scores.axes
+    assert "S" not in half.scores.axes
+    assert "not in S: the base model misses it" in half.table()
     assert "not testable" in half.table()
 
 

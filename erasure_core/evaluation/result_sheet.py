@@ -48,7 +48,7 @@ def _chosen(group: PromptGroup, pairs: Iterable[Pair]) -> list[Pair]:
     """The first seed of each prompt; if those are too many, of each label the concept's attribute may have."""
     by_prompt: dict[str, Pair] = {}
     by_label: dict[str, Pair] = {}
-    for pair in sorted(pairs, key=lambda pair: pair.case.seed):
+    for pair in pairs:
         by_prompt.setdefault(pair.case.prompt, pair)
         by_label.setdefault(pair.case.expect.get(group.attribute, ""), pair)
     count = LONG if group.role in (DIRECT, NEIGHBOUR) else SHORT
@@ -97,6 +97,8 @@ def _note(result: BenchResult, group: PromptGroup) -> str:
     for name in named:
         before, after = result.rate(group.name, name)
         parts.append(f"{words.get(name, name)} {before.k}/{before.n} → {after.k}/{after.n}")
+    if not result.testable(group.name):
+        parts.append("not testable: the base model does not know it")
     return " · ".join(parts)
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from .groups import DIRECT, INDIRECT, LEFT_OUT, NEIGHBOUR, REROLL, UNRELATED, PromptGroup
 from .intervals import Rate
-from .scores import AXIS_NAMES, axes_text
+from .scores import AXIS_NAMES, RECOGNISED_RATE, axes_text
 from .tally import attributes, labels
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def _concept_lines(result: BenchResult, group: PromptGroup) -> list[Line]:
         return [(_INDENT + group.title, str(before), UNKNOWN)]
     if group.role == NEIGHBOUR:
         names = labels(result.clusters[group.name], group.attribute)
-        each = [_line(label, *result.rate(group.name, label=label)) for label in names]
+        each = [_neighbour(label, *result.rate(group.name, label=label)) for label in names]
         return [*each, _line("all neighbours", before, after)]
     return [_line(group.title, before, None if group.base_only else after)]
 
@@ -61,6 +61,12 @@ def _beside_lines(result: BenchResult, group: PromptGroup) -> list[Line]:
     own = () if group.role == UNRELATED else (group.attribute,)
     title = f"on {group.title}" if group.role == DIRECT else f"of {group.title}"
     return [_line(f"{name} {title}", *result.rate(group.name, name)) for name in named if name not in own]
+
+
+def _neighbour(name: str, before: Rate, after: Rate) -> Line:
+    """A neighbour that the base model cannot draw says nothing about damage, and the line says so."""
+    line = _line(name, before, after)
+    return line if before.value >= RECOGNISED_RATE else (*line[:2], f"{line[2]}  not in S: the base model misses it")
 
 
 def _line(name: str, before: Rate, after: Rate | None) -> Line:
