@@ -157,7 +157,7 @@ def _assemble(
         return _of(shapes, names.get(module, module) + ".weight")
 
     attention = next((name for name in shapes if name.endswith(".attn2.to_k.weight")), None)
-    if attention is None or len(down) != len(up) or not all(map(len, down + up)):
+    if attention is None or not down or len(down) != len(up) or not all(map(len, down + up)):
         raise UnknownFormat(
             "This is not a Stable Diffusion 1, 2 or XL U-Net: no cross-attention in the usual block structure."
         )
