@@ -12,40 +12,43 @@ from .errors import WrongFamily
 ENERGY_ERROR = 1e-4
 
 
-def weight_metric(weights: Mapping[str, Tensor], names: list[str], width: int) -> Tensor:
-    """``S = sum_l W_l^T W_l`` [width, width] in float64 over the named matrices (their first ``width`` columns)."""
-    total = torch.zeros(width, width, dtype=torch.float64)
+def output_gram(weights: Mapping[str, Tensor], names: list[str], up: Tensor) -> Tensor:
+    """``up^T S up`` [m, m] in float64, ``S = sum_l W_l^T W_l`` over the named matrices' first ``len(up)`` columns.
+
+    ``up`` [d, m]. Entry i, j is how alike the outputs of terms i and j are over all matrices together.
+    """
+    width, rank = up.shape
+    through = up.double() if rank < width else torch.eye(width, dtype=torch.float64)
+    total = torch.zeros(through.shape[1], through.shape[1], dtype=torch.float64)
     for name in names:
         matrix = weights[name].double()
         if matrix.shape[1] < width:
             raise WrongFamily(f"{name} reads {matrix.shape[1]} numbers, the text space has {width}.")
-        total += matrix[:, :width].T @ matrix[:, :width]
-    return total
+        outputs = matrix[:, :width] @ through
+        total += outputs.T @ outputs
+    return total if rank < width else up.double().T @ total @ up.double()
 
 
-def compress(down: Tensor, up: Tensor, metric: Tensor, error: float = ENERGY_ERROR) -> tuple[Tensor, Tensor]:
+def compress(down: Tensor, gram: Tensor, error: float = ENERGY_ERROR) -> tuple[Tensor, Tensor]:
     """Fewest rank-one terms that lose at most a share ``error`` of ``tr(X^T S X)``, X = ``up @ down``.
 
-    ``down`` [m, d], ``up`` [d, m], ``metric`` S [d, d], float64. With ``S = sum W^T W`` the truncation is the best one
-    for the outputs of all matrices at once (Eckart-Young in the metric S).
+    ``down`` [m, d] and ``gram = up^T S up`` [m, m], float64. Returns ``mix`` [m, k] and ``small_down`` [k, d]: the
+    smaller pair is ``up @ mix`` and ``small_down``. With ``S = sum W^T W`` the truncation is the best one for the
+    outputs of all matrices at once (Eckart-Young in the metric S): X is projected on its strongest right directions.
     """
-    values, vectors = torch.linalg.eigh(metric)
-    values = values.clamp_min(values.max() * 1e-12)
-    root = vectors * values.sqrt() @ vectors.T
-    unroot = vectors * values.rsqrt() @ vectors.T
     inner = torch.linalg.qr(down.T)
-    left, singular, right = torch.linalg.svd(root @ up @ inner.R.T, full_matrices=False)
-    energy = singular.square()
+    energy, vectors = torch.linalg.eigh(inner.R @ gram @ inner.R.T)
+    energy, vectors = energy.flip(0).clamp_min(0), vectors.flip(1)
     lost = 1 - energy.cumsum(0) / energy.sum().clamp_min(1e-300)
-    keep = min(int((lost > error).sum()) + 1, len(singular))
+    keep = min(int((lost > error).sum()) + 1, len(energy))
+    small_down = (inner.Q @ vectors[:, :keep]).T
     # one sign per term, so that equal maps give equal files
-    sign = torch.where(right[:keep].sum(1, keepdim=True) < 0, -1.0, 1.0)
-    return sign * (right[:keep] @ inner.Q.T), unroot @ (left[:, :keep] * singular[:keep]) * sign.T
+    sign = torch.where(small_down.sum(1) < 0, -1.0, 1.0).to(down)
+    return inner.R.T @ vectors[:, :keep] * sign, small_down * sign[:, None]
 
 
-def energy_error(down: Tensor, up: Tensor, small_down: Tensor, small_up: Tensor, metric: Tensor) -> float:
-    """Share of ``tr(X^T S X)`` that the smaller pair misses of the larger one."""
-    whole = up @ down
-    rest = whole - small_up @ small_down
-    total = (whole * (metric @ whole)).sum()
-    return float((rest * (metric @ rest)).sum() / total) if total > 0 else 0.0
+def energy_error(down: Tensor, gram: Tensor, mix: Tensor, small_down: Tensor) -> float:
+    """Share of ``tr(X^T S X)`` that the smaller pair misses of X = ``up @ down``; arguments as in :func:`compress`."""
+    rest = down - mix @ small_down
+    total = (down * (gram @ down)).sum()
+    return float((rest * (gram @ rest)).sum() / total) if total > 0 else 0.0
