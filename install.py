@@ -74,7 +74,7 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     commands = parser.add_subparsers(dest="command", required=True, metavar="demo | test")
     demo = commands.add_parser("demo", help="erase a concept from the bundled model and measure it")
     demo.add_argument("--concept", help="what to erase (default: circle)")
-    demo.add_argument("--anchor", help="what to draw instead (default: square)")
+    demo.add_argument("--anchor", help="what to draw instead (default: another word of the sort, square for circle)")
     demo.add_argument("--out", help="folder for pictures and files (default: out/demo)")
     commands.add_parser("test", help="run the tests; further arguments go to pytest", add_help=False)
     options, rest = parser.parse_known_args(arguments)

@@ -146,6 +146,7 @@ ERASE = ["erase", "--out", "x.safetensors", "--concepts"]
         (["inspect", "."], "folder"),
         (["convert", "missing.safetensors", "out.safetensors"], "missing.safetensors"),
         (["convert", "x", "."], "is a folder"),
+        (["demo", "--concept", "unicorn"], "does not know 'unicorn'"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_one(command, arguments, words, tmp_path):
@@ -235,10 +236,14 @@ def test_the_demo_command_calls_the_showcase(command, monkeypatch):
         calls.append((concept, anchor, out))
         return "| the table |"
 
-    monkeypatch.setattr(erasure_core.demo, "showcase", SimpleNamespace(run=run), raising=False)
+    monkeypatch.setattr("erasure_core.demo.showcase.run", run)
     assert command("demo", "--concept", "star", "--anchor", "", "--out", "x")[:2] == (0, "| the table |\n")
+    for concept in ("square", " Red "):
+        assert command("demo", "--concept", concept)[0] == 0
     assert command("demo")[0] == 0
-    assert calls == [("star", "", Path("x")), ("circle", "square", Path("out/demo"))]
+    out = Path("out/demo")
+    assert calls[0] == ("star", "", Path("x"))
+    assert calls[1:] == [("square", "circle", out), (" Red ", "orange", out), ("circle", "square", out)]
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), Interrupted("stopped by the user")])

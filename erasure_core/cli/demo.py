@@ -19,7 +19,9 @@ EXAMPLES = """\
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("--concept", default="circle", metavar="WORDS", help="what to erase (default circle)")
-    parser.add_argument("--anchor", default="square", metavar="WORDS", help="what to draw instead (default square)")
+    parser.add_argument(
+        "--anchor", metavar="WORDS", help="what to draw instead (default: another word of the sort, square for circle)"
+    )
     parser.add_argument(
         "--out", type=Path, default=Path("out/demo"), metavar="DIR", help="folder for the results (default out/demo)"
     )
@@ -27,9 +29,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Show it."""
-    from ..demo import showcase
+    from ..demo.showcase import run as show
 
     with Progress("picture") as progress:
-        table = showcase.run(options.concept, options.anchor, options.out, progress)
+        table = show(options.concept, options.anchor, options.out, progress)
     say(table)
     return 0
+
+
+def _another(concept: str) -> str:
+    """A shape for a shape, a colour for a colour; raises BadInput for a word the bundled model does not know."""
+    from ..demo.world import ATTRIBUTES
+    from ..evaluation.demo_prompts import attribute_of
+
+    word = concept.strip().lower()
+    return next(other for other in ATTRIBUTES[attribute_of(word)] if other != word)
