@@ -16,6 +16,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from erasure_core.demo.checkpoint import write_bytes
+from erasure_core.demo.parallel import run_together, workers
 from erasure_core.demo.recipe import BUDGETS, STAGES, Run, settings
 from erasure_core.errors import MembraneError
 
@@ -47,24 +48,17 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--start", type=Path, help="pipeline folder to go on from (needed for --budget refine)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps, ... (default: cpu)")
     parser.add_argument("--threads", type=int, default=1, help="processor threads; more than 1 rarely helps here")
+    parser.add_argument("--processes", type=int, default=1, help="processes that share the work (processor only)")
     return parser.parse_args()
 
 
-def main() -> int:
-    """Run the stages asked for. Returns the exit status."""
-    options = arguments()
-    torch.set_num_threads(options.threads)
-    stages = None if "all" in options.stage else options.stage
+def train(options: argparse.Namespace, stages: list[str] | None) -> None:
+    """One process's work; the first one also reports and writes ``run.json``."""
     recipe = BUDGETS[options.budget]
-    try:
-        run = Run(recipe, options.out, options.start, options.device, Bars())
-        folder = run.run(stages)
-    except MembraneError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("Stopped. The same command goes on from the last checkpoint.", file=sys.stderr)
-        return 130
+    run = Run(recipe, options.out, options.start, options.device, Bars())
+    folder = run.run(stages)
+    if workers()[0] != 0:
+        return
     record = {"budget": options.budget, "settings": settings(recipe), "losses": run.losses}
     write_bytes(options.out / "run.json", json.dumps(record).encode())
     for stage, losses in run.losses.items():
@@ -72,6 +66,21 @@ def main() -> int:
         first, last = sum(losses[:tenth]) / tenth, sum(losses[-tenth:]) / tenth
         print(f"{stage:13} {len(losses):6} steps, loss {first:.4f} -> {last:.4f}")
     print(f"model: {folder}" if folder.exists() else f"checkpoints: {options.out / 'checkpoints'}")
+
+
+def main() -> int:
+    """Run the stages asked for. Returns the exit status."""
+    options = arguments()
+    torch.set_num_threads(options.threads)
+    stages = None if "all" in options.stage else options.stage
+    try:
+        run_together(options.processes, train, options, stages)
+    except MembraneError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Stopped. The same command goes on from the last checkpoint.", file=sys.stderr)
+        return 130
     return 0
 
 

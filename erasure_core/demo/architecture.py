@@ -132,8 +132,8 @@ def load_parts(folder: Path) -> tuple[Any, Any, Any]:
 def _part_files(model: Any, name: str, weights_name: str) -> dict[str, bytes]:
     state = {key: value.detach().cpu().half().contiguous() for key, value in model.state_dict().items()}
     state = {key: value for key, value in state.items() if not key.endswith("position_ids")}
-    if name == "text_encoder":  # the level that newer versions of transformers leave out is kept for older ones
-        state = {f"text_model.{key.removeprefix('text_model.')}": value for key, value in state.items()}
+    if name == "text_encoder":  # named as in the bundled file, whatever the version of transformers
+        state = {key.removeprefix("text_model."): value for key, value in state.items()}
         config = json.dumps({**model.config.to_dict(), "dtype": "float16"}, indent=2, sort_keys=True)
     else:
         config = model.to_json_string()

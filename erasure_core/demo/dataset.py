@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .architecture import FACTOR, LATENT_CHANNELS, TOKENS
+from .architecture import TOKENS
 from .captions import Caption
 from .checkpoint import read_state, write_state
 from .loop import Progress
-from .world import COLOURED_BACKGROUNDS, SIZE, STYLE_SHARES, Scene, random_scene, render
+from .world import COLOURED_BACKGROUNDS, STYLE_SHARES, Scene, random_scene, render
 
 SHARD = 500
 TRAINING, HELD_OUT = 11, 12
@@ -85,6 +85,7 @@ def cached_latents(
     """Means of the posterior [count, 8, 8, 8], unscaled, of the supply's first scenes.
 
     Kept in ``folder`` in pieces of 500, each written once it is whole; pieces made under another ``tag`` are remade.
+    Fresh and stored pieces are alike to the last bit, memory layout included, which decides how convolutions round.
     """
     device = next(autoencoder.parameters()).device
     parts: list[Tensor] = []
@@ -95,7 +96,7 @@ def cached_latents(
         if state is None or state[1] != {"tag": tag, "stop": stop}:
             scenes = [supply[i] for i in range(start, stop)]
             means = [
-                autoencoder.encode(pictures(scenes[i : i + 50]).to(device)).latent_dist.mean.cpu()
+                autoencoder.encode(pictures(scenes[i : i + 50]).to(device)).latent_dist.mean.cpu().contiguous()
                 for i in range(0, len(scenes), 50)
             ]
             state = ({"latents": torch.cat(means)}, {"tag": tag, "stop": stop})
@@ -103,6 +104,4 @@ def cached_latents(
         parts.append(state[0]["latents"])
         if progress is not None:
             progress(stop, count, 0.0)
-    latents = torch.cat(parts)
-    assert latents.shape[1:] == (LATENT_CHANNELS, SIZE // FACTOR, SIZE // FACTOR)
-    return latents
+    return torch.cat(parts)

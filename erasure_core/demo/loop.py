@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..errors import BadInput
 from .checkpoint import read_state, write_state
+from .parallel import average_gradients, lane, wait, workers
 
 Progress = Callable[[int, int, float], None]
 """Called after every step with steps done, steps in all and the loss."""
@@ -68,14 +69,19 @@ class Trainer:
         return len(self.losses)
 
     def run(self, loss_of: Callable[[int], Tensor], progress: Progress | None = None) -> list[float]:
-        """Train to the end of the plan; ``loss_of(step)`` computes the loss. Returns the loss of every step."""
+        """Train to the end of the plan. Returns the loss of every step.
+
+        ``loss_of(number)`` computes the loss of a step, or of this process's part of it, from streams of that number.
+        """
         while self.step < self.plan.steps:
             loss = self._advance(loss_of)
             self.losses.append(loss)
-            if self.step % self.plan.every == 0 or self.step == self.plan.steps:
+            leader = workers()[0] == 0
+            if leader and (self.step % self.plan.every == 0 or self.step == self.plan.steps):
                 self._save()
-            if progress is not None:
+            if leader and progress is not None:
                 progress(self.step, self.plan.steps, loss)
+        wait()  # later stages may read the checkpoint
         return self.losses
 
     def use_average(self) -> None:
@@ -88,8 +94,9 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = self.plan.rate(self.step)
         self.optimiser.zero_grad(set_to_none=True)
-        loss = loss_of(self.step)
+        loss = loss_of(lane(self.step))
         loss.backward()
+        average_gradients(self.parameters.values())
         nn.utils.clip_grad_norm_(self.parameters.values(), self.plan.clip)
         self.optimiser.step()
         # early averages must not remember the random start: the decay grows to its value, as usual for such averages

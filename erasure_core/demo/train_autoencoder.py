@@ -13,6 +13,7 @@ from .architecture import FACTOR
 from .checkpoint import bare_generator
 from .dataset import HELD_OUT, Supply, pictures
 from .loop import Plan, Progress, Trainer
+from .parallel import part
 from .world import SIZE
 
 CROPS, SAMPLES, STAINS = 51, 52, 53
@@ -48,7 +49,7 @@ def train_autoencoder(
 ) -> list[float]:
     """Train encoder and decoder in place on pictures cut to ``crop`` px (64: whole ones). Returns all losses."""
     device = next(model.parameters()).device
-    trainer = Trainer(model.train().requires_grad_(True), plan, checkpoint)
+    trainer, batch = Trainer(model.train().requires_grad_(True), plan, checkpoint), part(batch)
 
     def loss_of(step: int) -> Tensor:
         wanted = _batch(supply, plan, step, batch, crop).to(device)
@@ -81,7 +82,7 @@ def train_decoder(
     model.requires_grad_(False)
     model.decoder.requires_grad_(True)
     model.post_quant_conv.requires_grad_(True)
-    trainer = Trainer(model.train(), plan, checkpoint)
+    trainer, batch = Trainer(model.train(), plan, checkpoint), part(batch)
     unit = 1 / model.config.scaling_factor
 
     def loss_of(step: int) -> Tensor:
@@ -108,7 +109,7 @@ def _held_out(supply: Supply, count: int) -> list[Tensor]:
 def latent_scaling(model: Any, supply: Supply, count: int = 400) -> float:
     """The factor that gives latents of held-out pictures unit variance."""
     device = next(model.parameters()).device
-    latents = [model.encode(part.to(device)).latent_dist.mean for part in _held_out(supply, count)]
+    latents = [model.encode(drawn.to(device)).latent_dist.mean for drawn in _held_out(supply, count)]
     return float(1 / torch.cat(latents).std())
 
 
@@ -117,7 +118,7 @@ def reconstruction_psnr(model: Any, supply: Supply, count: int = 400) -> float:
     """Peak signal-to-noise ratio over held-out pictures, in dB (peak = 2, the width of -1..1)."""
     device = next(model.parameters()).device
     errors = []
-    for part in _held_out(supply, count):
-        made = model.decode(model.encode(part.to(device)).latent_dist.mean).sample.cpu().clamp(-1, 1)
-        errors.append((made - part).square().mean((1, 2, 3)))
+    for drawn in _held_out(supply, count):
+        made = model.decode(model.encode(drawn.to(device)).latent_dist.mean).sample.cpu().clamp(-1, 1)
+        errors.append((made - drawn).square().mean((1, 2, 3)))
     return float(10 * torch.log10(4 / torch.cat(errors).mean()))

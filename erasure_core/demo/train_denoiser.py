@@ -14,6 +14,7 @@ from .captions import Grammar, caption
 from .checkpoint import bare_generator
 from .dataset import CaptionTokens, Supply
 from .loop import Plan, Progress, Trainer
+from .parallel import part
 
 CHOICE, NOISE = 41, 42
 GAMMA = 5.0
@@ -59,7 +60,7 @@ def train_denoiser(
     """
     device = next(denoiser.parameters()).device
     encoder = encoder.eval().requires_grad_(False)
-    levels = signal_levels().to(device)
+    levels, batch = signal_levels().to(device), part(batch)
     trainer = Trainer(denoiser.train(), plan, checkpoint)
 
     def loss_of(step: int) -> Tensor:

@@ -18,6 +18,7 @@ from .checkpoint import bare_generator, write_bytes
 from .detector import LABELS, WEIGHTS, Detector
 from .junk import JUNK
 from .loop import Plan, Progress, Trainer
+from .parallel import part
 from .world import random_scene, render
 
 PLAN = Plan(steps=1100, lr=3e-3, warmup=30, betas=(0.9, 0.99), weight_decay=0.01, clip=5.0, every=100, seed=7)
@@ -74,7 +75,7 @@ def train_detector(
 
     def loss_of(step: int) -> Tensor:
         detector.train()
-        images, targets = drawings(batch, np.random.default_rng([plan.seed, step, DRAWINGS]))
+        images, targets = drawings(part(batch), np.random.default_rng([plan.seed, step, DRAWINGS]))
         images = as_if_decoded(images, bare_generator(plan.seed, step, AUGMENTATION))
         return detector_loss(detector, images.to(device), targets.to(device))
 

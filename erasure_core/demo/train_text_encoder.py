@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from .captions import Caption, Grammar, caption
 from .dataset import CaptionTokens, Supply
 from .loop import Plan, Progress, Trainer
+from .parallel import part
 from .world import ATTRIBUTES, PALETTE, SHAPES, STYLES
 
 CAPTIONS = 31
@@ -89,7 +90,7 @@ def train_text_encoder(
     old = copy.deepcopy(encoder).eval().requires_grad_(False) if keep else None
     reader = Reader(encoder).to(device).train()
     trainer = Trainer(reader, plan, checkpoint)
-    plain = Grammar()
+    plain, batch = Grammar(), part(batch)
 
     def loss_of(step: int) -> Tensor:
         rng = np.random.default_rng([plan.seed, step, CAPTIONS])
@@ -117,9 +118,9 @@ def reading_accuracy(
     device = next(reader.parameters()).device
     right = dict.fromkeys(ATTRIBUTES, 0)
     for start in range(0, len(captions), batch):
-        part = captions[start : start + batch]
-        ids, ends = tokens([c.text for c in part])
+        some = captions[start : start + batch]
+        ids, ends = tokens([c.text for c in some])
         logits = reader.attributes(reader.rows(ids.to(device)), ends)
-        for name, target in said(part).items():
+        for name, target in said(some).items():
             right[name] += int((logits[name].argmax(1).cpu() == target).sum())
     return {name: count / len(captions) for name, count in right.items()}

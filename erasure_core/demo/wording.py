@@ -38,6 +38,7 @@ COLOUR_HINTS: Mapping[str, tuple[str, str, str]] = {
     "purple": ("plums", "eggplants", "lavender"),
     "pink": ("flamingos", "bubble gum", "cherry blossom"),
 }
+KEYBOARD = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
 COLOUR_FRAMES = ("in the colour of", "coloured like", "as coloured as")
 
 
@@ -49,12 +50,20 @@ class Split:
     held_out: tuple[str, ...]
 
 
+def _neighbours(letter: str) -> str:
+    """The letters beside this one on the keyboard, in its own row."""
+    row = next(row for row in KEYBOARD if letter in row)
+    at = row.index(letter)
+    return row[max(0, at - 1) : at] + row[at + 1 : at + 2]
+
+
 def _edits(word: str) -> set[str]:
-    """All single slips of the pen that keep the first letter: a letter doubled, two swapped, one left out."""
+    """All single slips that keep the first letter: one doubled, two swapped, one left out, the key beside it hit."""
     doubled = {word[: i + 1] + word[i:] for i in range(1, len(word))}
     swapped = {word[:i] + word[i + 1] + word[i] + word[i + 2 :] for i in range(1, len(word) - 1)}
     dropped = {word[:i] + word[i + 1 :] for i in range(1, len(word))} if len(word) > 3 else set()
-    return (doubled | swapped | dropped) - {word}
+    missed = {word[:i] + key + word[i + 1 :] for i in range(1, len(word)) for key in _neighbours(word[i])}
+    return (doubled | swapped | dropped | missed) - {word}
 
 
 def vocabulary() -> tuple[str, ...]:
