@@ -95,12 +95,9 @@ def apply(model: Model, membranes: Membrane | Sequence[Membrane], act_on: str = 
         erasure, strength = membrane.erasure, float(membrane.strength)
         notes = _check(model, erasure)
         form = "weights" if act_on == "weights" or erasure.applies != "kv" else "text"
-        if form == "weights" or not erasure.maps:
-            changed = erasure.deltas(model.weights())
-            deltas += [delta.scaled(strength) for delta in changed.values()]
-        else:
-            changed = erasure.weight_deltas
-            deltas += [delta.scaled(strength) for delta in changed.values()]
+        changed = erasure.deltas(model.weights()) if form == "weights" else erasure.weight_deltas
+        deltas += [delta.scaled(strength) for delta in changed.values()]
+        if form == "text":
             for space, emap in erasure.maps.items():
                 maps.setdefault(space, []).append((emap, strength))
         receipts.append(_receipt(model, erasure, form, notes))

@@ -6,12 +6,10 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 
-import erasure_core.demo
 from erasure_core import cli
 from erasure_core.cli.console import Progress
 from erasure_core.demo.bundle import load_pipeline

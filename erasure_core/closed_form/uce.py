@@ -27,7 +27,7 @@ from ..errors import BadInput
 from ..models import Model
 from ..options import choice, flag, number
 from ..solver import EditProblem
-from ..templates import BARE, fill, uce_templates
+from ..templates import BARE, fill, sentences, uce_templates
 from .build import concept_entries, finish
 
 NAME = "uce"
@@ -51,7 +51,7 @@ class Settings:
     erase_scale: float = number(1.0, 0.0, 1000.0, "weight of erased rows")
     preserve_scale: float | None = number(None, 0.0, 1000.0, "weight of preserved rows")
     lamb: float = number(0.5, 0.0, 1e6, "ridge; in units of mean |row|^2 / width, absolute with parity")
-    expand_prompts: bool | None = flag(None, "also erase the concept inside the published sentences")
+    expand_prompts: bool | None = flag(None, "also erase the concept inside sentences (with parity the published ones)")
     protect: float | None = number(None, 0.0, 1000.0, "weight of empty prompt and start token, times mean erase weight")
     pooled: bool | None = flag(None, "SDXL: also edit the pooled text vector")
     exact: bool = flag(False, "keep every row of a concept, however many and alike they are")
@@ -65,11 +65,12 @@ def run(
     setup = _Setup(settings, parity, neutrals or {})
     pairs, anchors = setup.pairs(ordered)
     kept = tuple(sorted(concepts.all_preserved))
+    templates = sorted({t for c in ordered for t in setup.templates(c)})
     problems, row_sets = {}, {}
     for space in model.spaces:
         if space == POOLED_SPACE and not setup.pooled:
             continue
-        problems[space], row_sets[space] = setup.problem(model, space, pairs, kept)
+        problems[space], row_sets[space] = setup.problem(model, space, pairs, kept, templates)
     recipe = {
         "method": NAME,
         "concepts": concept_entries(ordered, anchors),
@@ -77,7 +78,7 @@ def run(
         "options": {k: v for k, v in asdict(settings).items() if v != getattr(Settings(), k)},
         "parity": parity,
         "selection": setup.selector,
-        "templates": sorted({t for c in ordered for t in setup.templates(c)}),
+        "templates": templates,
         "ridge": max(problem.effective_ridge for problem in problems.values()),
         "seeds": [],
     }
@@ -106,7 +107,9 @@ class _Setup:
 
     def templates(self, concept: Concept) -> tuple[str, ...]:
         expand = not self.parity if self.settings.expand_prompts is None else self.settings.expand_prompts
-        return uce_templates(concept.kind) if expand else BARE
+        if not expand:
+            return BARE
+        return uce_templates(concept.kind) if self.parity else sentences(concept.kind)
 
     def pairs(self, concepts: Sequence[Concept]) -> tuple[list[Pair], list[str]]:
         """Every phrase of every concept in every sentence, beside the same sentence with its anchor."""
@@ -134,33 +137,35 @@ class _Setup:
         return "art" if concept.kind == "style" else ""
 
     def problem(
-        self, model: Model, space: str, pairs: Sequence[Pair], kept: tuple[str, ...]
+        self, model: Model, space: str, pairs: Sequence[Pair], kept: tuple[str, ...], templates: Sequence[str]
     ) -> tuple[EditProblem, RowSet]:
         selector = "POOLED" if space == POOLED_SPACE else self.selector
         rows = select_pairs(model, pairs, selector)
         if self.settings.mode == "moderate" and not self.parity and selector != "POOLED":
             rows = _to_nothing_said(model, rows)
-        preserve, weights = self.preserved(model, space, rows, kept)
+        preserve, weights = self.preserved(model, space, rows, kept, templates)
         ridge = self.settings.lamb
         if not self.parity:
             ridge *= float(rows.erase.double().square().sum(1).mean()) / rows.erase.shape[1]
         problem = EditProblem(rows.erase, rows.anchors, preserve, ridge, rows.weights, weights, rows.groups, space)
         return problem, rows
 
-    def preserved(self, model: Model, space: str, rows: RowSet, kept: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+    def preserved(
+        self, model: Model, space: str, rows: RowSet, kept: tuple[str, ...], templates: Sequence[str]
+    ) -> tuple[Tensor, Tensor]:
         """Rows that must stay, with weights: the user's phrases, and in our defaults empty prompt and start token."""
         pooled = space == POOLED_SPACE
         if self.parity:
             return self._preserved_officially(model, rows, kept, pooled)
-        scale = 1.0 if self.settings.preserve_scale is None else self.settings.preserve_scale
-        parts = []
-        if kept:
-            parts.append(select_rows(model, kept, "POOLED" if pooled else "LAST"))
-        weights = [torch.full((len(part),), scale).double() for part in parts]
         empty = select_rows(model, [""], "POOLED" if pooled else "ALL77")
         protect = 10.0 if self.settings.protect is None else self.settings.protect
-        weights.append(torch.full((len(empty),), protect * float(rows.weights.mean()) / len(empty)).double())
-        return torch.cat([*parts, empty]), torch.cat(weights)
+        weights = torch.full((len(empty),), protect * float(rows.weights.mean()) / len(empty)).double()
+        if not kept:
+            return empty, weights
+        same = [Pair(fill(t, phrase), fill(t, phrase), phrase, phrase) for phrase in kept for t in templates]
+        stay = select_pairs(model, same, "POOLED" if pooled else self.selector)
+        scale = 1.0 if self.settings.preserve_scale is None else self.settings.preserve_scale
+        return torch.cat([stay.erase, empty]), torch.cat([scale * stay.weights, weights])
 
     def _preserved_officially(
         self, model: Model, rows: RowSet, kept: tuple[str, ...], pooled: bool

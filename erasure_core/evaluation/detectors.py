@@ -26,13 +26,15 @@ Mistakes of a program (TypeError, AttributeError) are not among them: they must 
 
 
 class Detector(Protocol):
-    """Names what pictures show.
+    """Names what pictures show; ``attributes`` are things like "shape" and "colour", or just "concept"."""
 
-    ``attributes``: what is named ("shape", "colour", or just "concept"). ``fingerprint``: changes when answers may.
-    """
+    @property
+    def attributes(self) -> Sequence[str]:
+        """What is named."""
 
-    attributes: Sequence[str]
-    fingerprint: str
+    @property
+    def fingerprint(self) -> str:
+        """Short text that changes when answers may."""
 
     def read(self, images: Tensor) -> Sequence[Any]:
         """For pictures [B, 3, H, W] in 0..1: B answers, each a mapping or an object with a label per attribute.
