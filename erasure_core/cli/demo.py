@@ -31,8 +31,9 @@ def run(options: argparse.Namespace) -> int:
     """Show it."""
     from ..demo.showcase import run as show
 
+    anchor = _another(options.concept) if options.anchor is None else options.anchor
     with Progress("picture") as progress:
-        table = show(options.concept, options.anchor, options.out, progress)
+        table = show(options.concept, anchor, options.out, progress)
     say(table)
     return 0
 
