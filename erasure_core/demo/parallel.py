@@ -37,12 +37,19 @@ def average_gradients(parameters: Iterable[Tensor]) -> None:
     count = workers()[1]
     if count == 1:
         return
-    gradients = [p.grad for p in parameters if p.grad is not None]
+    # a part of the batch may leave a parameter untouched; all processes must still send the same numbers
+    gradients = [_gradient(p) for p in parameters]
     flat = torch.cat([g.flatten() for g in gradients])
     distributed.all_reduce(flat)
     flat /= count
     for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
         gradient.copy_(mean.view_as(gradient))
+
+
+def _gradient(parameter: Tensor) -> Tensor:
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    return parameter.grad
 
 
 def wait() -> None:
