@@ -100,6 +100,10 @@ class Model(Protocol):
         """Noise level of every training timestep, ascending."""
 
     @property
+    def scheduler(self) -> str:
+        """Which sampler draws the pictures: its name and a hash of its settings."""
+
+    @property
     def size(self) -> tuple[int, int]:
         """Native picture size, height and width in pixels."""
 

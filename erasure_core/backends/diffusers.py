@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -82,6 +84,14 @@ class DiffusersModel:
         """Noise level of every training timestep, ascending."""
         alphas = self.pipe.scheduler.alphas_cumprod
         return ((1 - alphas) / alphas).sqrt()
+
+    @property
+    def scheduler(self) -> str:
+        """The sampler's class and a hash of its settings."""
+        # names with an underscore are bookkeeping of the library that wrote the file, such as its version
+        settings = {k: str(v) for k, v in self.pipe.scheduler.config.items() if not k.startswith("_")}
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+        return f"{type(self.pipe.scheduler).__name__}/{digest[:8]}"
 
     @property
     def size(self) -> tuple[int, int]:

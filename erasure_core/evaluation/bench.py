@@ -16,7 +16,6 @@ from .axes import require_groups, score
 from .cache import Sampler
 from .detectors import Detector
 from .drawing import Drawer, ShouldStop
-from .fingerprints import scheduler_name
 from .groups import PromptGroup
 from .result import BenchResult
 from .run import Progress, Run
@@ -61,7 +60,7 @@ def bench(
         raise BadInput(f"Unknown profile {weights!r}; use one of {', '.join(PROFILES)}.")
     target = require_groups(groups)
     height, width = size or model.size
-    sampler = Sampler(steps, float(cfg), negative, (height, width), scheduler_name(model))
+    sampler = Sampler(steps, float(cfg), negative, (height, width), model.scheduler)
     chosen = tuple(membranes) if isinstance(membranes, Sequence) else (membranes,)
     work = Run(model, chosen, groups, detector, Path(folder), sampler, (act_on, rows), progress)
     try:

@@ -15,7 +15,6 @@ from .cache import BASE, content_hash
 if TYPE_CHECKING:
     from ..erasure import Erasure
     from ..membranes import Membrane
-    from ..models import Model
 
 
 def membranes_hash(membranes: Sequence[Membrane], act_on: str = "auto", rows: str = "cond") -> str:
@@ -24,22 +23,6 @@ def membranes_hash(membranes: Sequence[Membrane], act_on: str = "auto", rows: st
         return BASE
     parts = [{"erasure": erasure_hash(membrane.erasure), **_settings(membrane)} for membrane in membranes]
     return content_hash({"membranes": parts, "act_on": act_on, "rows": rows})
-
-
-def scheduler_name(model: Model) -> str:
-    """Which sampler draws the model's pictures: its name, and a hash of its settings where it has any.
-
-    A backend may say so itself in ``scheduler`` (text); of a diffusers pipeline the scheduler's configuration is read.
-    """
-    named = getattr(model, "scheduler", None)
-    if isinstance(named, str):
-        return named
-    scheduler = getattr(getattr(model, "pipe", None), "scheduler", None)
-    if scheduler is None:
-        return "default"
-    # Names with an underscore are bookkeeping of the library that wrote the file, such as its version.
-    settings = {name: str(value) for name, value in dict(scheduler.config).items() if not name.startswith("_")}
-    return f"{type(scheduler).__name__}/{content_hash(settings)[:8]}"
 
 
 def erasure_hash(erasure: Erasure) -> str:
