@@ -112,7 +112,7 @@ class _Setup:
         return uce_templates(concept.kind) if self.parity else sentences(concept.kind)
 
     def pairs(self, concepts: Sequence[Concept]) -> tuple[list[Pair], list[str]]:
-        """Every phrase of every concept in every sentence, beside the same sentence with its anchor."""
+        """Every phrase of every concept in every sentence, beside what it is to become."""
         pairs, anchors = [], []
         for group, concept in enumerate(concepts):
             anchor = self.anchor(concept)
@@ -120,7 +120,8 @@ class _Setup:
             weight = self.settings.erase_scale * concept.weight
             for phrase in concept.phrases:
                 for template in self.templates(concept):
-                    to = "" if self.settings.mode == "moderate" else fill(template, anchor)
+                    # the published scripts put only the concept into the sentences, the guide stays a bare phrase
+                    to = anchor if self.parity or self.settings.mode == "moderate" else fill(template, anchor)
                     pairs.append(Pair(fill(template, phrase), to, phrase, anchor, weight, group))
         return pairs, anchors
 
