@@ -27,21 +27,21 @@ def square(x: Field, y: Field, r: float) -> Field:
 
 
 def triangle(x: Field, y: Field, r: float) -> Field:
-    """Equilateral triangle with a corner on top, circumscribed radius 1.1 r."""
+    """Equilateral triangle with a corner on top, circumscribed radius 1.2 r."""
     slant = 0.8660254 * np.abs(x) - 0.5 * y
-    return np.maximum(slant, y) - 0.55 * r
+    return np.maximum(slant, y) - 0.6 * r
 
 
 def star(x: Field, y: Field, r: float) -> Field:
-    """Five-pointed star with tip radius 1.12 r: the points that lie beyond at most one of its five lines."""
+    """Five-pointed star, one tip up, tip radius 1.3 r: the points that lie beyond at most one of its five lines."""
     first: Field = np.full_like(x, -np.inf)
     second = first
     for turn in range(5):
-        angle = np.pi * (0.5 + 0.4 * turn)
+        angle = np.pi * (0.4 * turn - 0.5)  # the first line is the level one below the upper tip; y points down
         side = np.float32(np.cos(angle)) * x + np.float32(np.sin(angle)) * y
         second = np.maximum(second, np.minimum(first, side))
         first = np.maximum(first, side)
-    return second - np.float32(0.309017 * 1.12 * r)
+    return second - np.float32(0.309017 * 1.3 * r)
 
 
 def heart(x: Field, y: Field, r: float) -> Field:
@@ -61,8 +61,8 @@ def cross(x: Field, y: Field, r: float) -> Field:
 
 
 def moon(x: Field, y: Field, r: float) -> Field:
-    """Crescent open to the right: a disc of radius r without a smaller one."""
-    return np.maximum(np.hypot(x, y) - r, 0.8 * r - np.hypot(x - 0.5 * r, y))
+    """Crescent open to the right: a disc of radius 1.1 r without a smaller one."""
+    return np.maximum(np.hypot(x, y) - 1.1 * r, 0.88 * r - np.hypot(x - 0.55 * r, y))
 
 
 def ring(x: Field, y: Field, r: float) -> Field:
