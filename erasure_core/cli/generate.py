@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import io
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -64,6 +63,7 @@ def run(options: argparse.Namespace) -> int:
         check_free(path, options.overwrite)
     membranes = [_membrane(text) for text in options.membrane]
     model = load_model(options.model)
+    options.out.mkdir(parents=True, exist_ok=True)
     pictures = []
     with apply(model, membranes) as applied, Progress("step") as progress:
         if membranes:
@@ -143,11 +143,9 @@ def _grid(pictures: Sequence[Image], columns: int) -> Image:
 def _save(picture: Image, path: Path, text: str) -> None:
     from PIL.PngImagePlugin import PngInfo
 
-    from ..evaluation.files import write_whole
+    from ..formats.files import atomic_write
 
     info = PngInfo()
     if text:
         info.add_itxt("parameters", text)
-    stream = io.BytesIO()
-    picture.save(stream, "PNG", pnginfo=info)
-    write_whole(path, stream.getvalue())
+    atomic_write(path, lambda stream: picture.save(stream, "PNG", pnginfo=info))
