@@ -7,8 +7,8 @@ OBJECT = ("image of {}", "photo of {}", "portrait of {}", "picture of {}", "pain
 
 
 def expand(concept, guide, templates):
-    """A pair of phrases and the same pair in each sentence."""
-    return [(concept, guide)] + [(t.format(concept), t.format(guide)) for t in templates]
+    """The concept by itself and in each sentence; the guide stays bare in both scripts."""
+    return [(concept, guide)] + [(t.format(concept), guide) for t in templates]
 
 
 def last_index(plain, text):
