@@ -21,7 +21,7 @@ from erasure_core.demo.world import (
 )
 
 # Areas in units of r^2 by plane geometry, worked out by hand from the sizes given in the shapes' documentation.
-PENTAGRAM = 10 * 0.5 * 1.12 * (1.12 * 0.381966) * np.sin(np.pi / 5)
+PENTAGRAM = 10 * 0.5 * 1.3 * (1.3 * 0.381966) * np.sin(np.pi / 5)
 LENS_HEIGHT = (1 - 0.64 + 0.25) / (2 * 0.5)
 LENS = (
     np.arccos(LENS_HEIGHT)
@@ -32,11 +32,11 @@ LENS = (
 AREAS = {
     "circle": np.pi,
     "square": 1.72**2,
-    "triangle": 3 * np.sqrt(3) / 4 * 1.1**2,
+    "triangle": 3 * np.sqrt(3) / 4 * 1.2**2,
     "star": PENTAGRAM,
     "heart": 1.23**2 + np.pi * 0.615**2,
     "cross": 2 * 2 * 0.68 - 0.68**2,
-    "moon": np.pi - LENS,
+    "moon": 1.1**2 * (np.pi - LENS),
     "ring": np.pi * (1 - 0.44**2),
 }
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from ..errors import BadInput
 from .architecture import export, load_parts, load_tokenizer, new_autoencoder, new_denoiser, new_text_encoder
 from .captions import Grammar
-from .dataset import CaptionTokens, Supply, cached_latents
+from .dataset import CaptionTokens, Supply, cached_latents, pictures
 from .loop import Plan
 from .parallel import wait, workers
 from .train_autoencoder import latent_scaling, train_autoencoder, train_decoder
@@ -105,14 +105,14 @@ TINY = Recipe(
 )
 
 REFINE = Recipe(
-    images=16_000,
+    images=12_000,
     crops=None,
     whole=None,
-    decoder=Plan(steps=1000, lr=4e-4, warmup=60, ema=0.995, every=100, seed=3),
+    decoder=Plan(steps=700, lr=4e-4, warmup=60, ema=0.995, every=100, seed=3),
     text=Plan(steps=700, lr=1.5e-3, warmup=30, every=100, seed=4),
     text_batch=64,
     keep=2.0,
-    denoiser=Plan(steps=3000, lr=7e-4, warmup=100, flat=0.2, ema=0.9985, every=100, seed=5),
+    denoiser=Plan(steps=2400, lr=7e-4, warmup=100, flat=0.2, ema=0.9985, every=100, seed=5),
     detector=None,
 )
 
@@ -207,6 +207,7 @@ class Run:
             if name.startswith(("encoder.", "quant_conv.")):
                 encoder.update(value.detach().cpu().numpy().tobytes())
         supply = self.recipe.supply
+        encoder.update(pictures([supply[i] for i in range(16)]).numpy().tobytes())  # the drawing may change, too
         tag = json.dumps([asdict(supply), encoder.hexdigest()[:16]])
         if workers()[0] != 0:
             wait()  # for the process that makes them

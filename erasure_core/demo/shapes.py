@@ -80,3 +80,15 @@ DISTANCES: Mapping[str, Callable[[Field, Field, float], Field]] = {
     "moon": moon,
     "ring": ring,
 }
+
+EXTENTS: Mapping[str, float] = {
+    "circle": 1.0,
+    "square": 1.22,
+    "triangle": 1.2,
+    "star": 1.3,
+    "heart": 1.18,
+    "cross": 1.06,
+    "moon": 1.1,
+    "ring": 1.0,
+}
+"""Distance of the farthest point from the centre, in radii."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .shapes import DISTANCES, Field
+from .shapes import DISTANCES, EXTENTS, Field
 
 SIZE = 64
 OVERSAMPLING = 4
@@ -131,7 +131,7 @@ def random_scene(
     shape, colour = str(rng.choice(SHAPES)), str(rng.choice(COLOURS))
     others = [name for name in COLOURS if name != colour] if rng.random() < coloured else NEUTRAL_BACKGROUNDS
     radius = float(rng.uniform(*RADIUS))
-    shift = min(MAX_SHIFT, SIZE / 2 - 1 - 1.1 * radius)
+    shift = min(MAX_SHIFT, SIZE / 2 - 1 - EXTENTS[shape] * radius)
     return Scene(
         shape=shape,
         colour=colour,
@@ -201,7 +201,7 @@ def paints(scene: Scene) -> tuple[Field, Field, Field]:
 def render(scene: Scene) -> NDArray[np.uint8]:
     """The picture [64, 64, 3], 8-bit RGB."""
     shape, background, white = paints(scene)
-    reach = 1.2 * scene.radius
+    reach = EXTENTS[scene.shape] * scene.radius + 1
     x0, y0 = (max(0, int(c - reach)) for c in scene.centre)
     x1, y1 = (min(SIZE, int(c + reach) + 2) for c in scene.centre)
     window = tuple(slice(a * OVERSAMPLING, b * OVERSAMPLING) for a, b in ((y0, y1), (x0, x1)))
