@@ -73,13 +73,13 @@ def _convert(field: dataclasses.Field[Any], value: Any) -> Any:
     meta = field.metadata
     if "allowed" in meta and str(value) in meta["allowed"]:
         return str(value)
-    if "flag" in meta and isinstance(value, bool | None):
+    if value is None and field.default is None:
+        return None
+    if "flag" in meta and isinstance(value, bool):
         return value
     if "flag" in meta and str(value).lower() in ("yes", "true", "on", "1", "no", "false", "off", "0"):
         return str(value).lower() in ("yes", "true", "on", "1")
     if "low" in meta and not isinstance(value, bool):
-        if value is None and field.default is None:
-            return None
         converted = _number(value)
         if converted is not None and meta["low"] <= converted <= meta["high"]:
             if not meta["whole"]:
