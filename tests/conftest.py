@@ -35,3 +35,19 @@ def plain(demo):
     from plain_text import PlainText
 
     return PlainText(demo.pipe.tokenizer, demo.pipe.text_encoder)
+
+
+@pytest.fixture(scope="session")
+def circle(demo):
+    """Circle onto square, by our defaults."""
+    from erasure_core.closed_form import erase
+
+    return erase(demo, "circle -> square")
+
+
+@pytest.fixture(scope="session")
+def heart(demo):
+    """Heart onto star, by our defaults."""
+    from erasure_core.closed_form import erase
+
+    return erase(demo, "heart -> star")
