@@ -14,19 +14,23 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from erasure_core.demo.augment import as_if_decoded
 from erasure_core.demo.bundle import WEIGHTS, load_pipeline
 from erasure_core.demo.captions import prompt
 from erasure_core.demo.checkpoint import write_bytes
 from erasure_core.demo.dataset import HELD_OUT, Supply
-from erasure_core.demo.detector import Detector, Reading, load_detector
+from erasure_core.demo.detector import LABELS, Detector, Reading, load_detector
+from erasure_core.demo.junk import JUNK
 from erasure_core.demo.train_autoencoder import reconstruction_psnr
+from erasure_core.demo.train_detector import drawings
 from erasure_core.demo.wording import SYNONYMS, implicit, misspellings
-from erasure_core.demo.world import BACKGROUNDS, COLOURS, NEUTRAL_BACKGROUNDS, SHAPES, STYLES
+from erasure_core.demo.world import BACKGROUNDS, COLOURS, GARBLED, NEUTRAL_BACKGROUNDS, SHAPES, STYLES
 from erasure_core.evaluation.intervals import wilson
 
 STEPS, GUIDANCE, BATCH = 20, 5.0, 64
@@ -173,10 +177,31 @@ def measure(folder: Path, detector: Detector, share: float, name: str) -> dict[s
                     tally.setdefault(attribute, []).append(right)
                     if attribute == "style":
                         tally.setdefault(f"style {wanted['style']}", []).append(right)
-                tally.setdefault("garbled", []).append("garbled" in (reading.shape, reading.colour, reading.style))
+                tally.setdefault("garbled", []).append(GARBLED in (reading.shape, reading.colour, reading.style))
             result["groups"][group] = {key: rate(sum(hits), len(hits)) for key, hits in tally.items()}
     result["seconds_per_picture"] = round((time.perf_counter() - started) / count, 3)
     return result
+
+
+def judge_figures(detector: Detector, count: int) -> dict[str, dict[str, Any]]:
+    """The detector itself: share right on held-out drawings, clean and worn, and share of junk called garbled."""
+    figures: dict[str, dict[str, Any]] = {}
+    clean, targets = drawings(count, np.random.default_rng([HELD_OUT, 1]), junk=0.0)
+    worn = as_if_decoded(clean, torch.Generator().manual_seed(HELD_OUT))
+    for name, images in (("drawings", clean), ("worn drawings", worn)):
+        readings = detector.read(images)
+        figures[name] = {
+            key: rate(sum(labels.index(r[key]) == int(t) for r, t in zip(readings, targets[:, i], strict=True)), count)
+            for i, (key, labels) in enumerate(LABELS.items())
+        }
+        figures[name]["falsely garbled"] = rate(sum(GARBLED in dict(r).values() for r in readings), count)
+    figures["junk rejected"] = {}
+    for kind, make in JUNK.items():
+        rng = np.random.default_rng([HELD_OUT, 2])
+        pictures = np.stack([make(rng)[0] for _ in range(max(1, count // 8))])
+        readings = detector.read(torch.from_numpy(pictures).permute(0, 3, 1, 2).clamp(0, 255) / 255)
+        figures["junk rejected"][kind] = rate(sum(r.shape == GARBLED for r in readings), len(readings))
+    return figures
 
 
 def table(results: Mapping[str, Any]) -> str:
@@ -206,9 +231,12 @@ def main() -> int:
     models = dict(entry.split("=", 1) for entry in options.model or [f"bundled={WEIGHTS}"])
     results = {name: measure(Path(folder), detector, options.share, name) for name, folder in models.items()}
     settings = {"steps": STEPS, "guidance": GUIDANCE, "scheduler": "DDIM", "batch": BATCH, "threads": options.threads}
-    record = {"settings": settings, "detector": detector.fingerprint, "models": results}
+    judge = judge_figures(detector, max(64, round(4000 * options.share)))
+    record = {"settings": settings, "detector": {"fingerprint": detector.fingerprint, **judge}, "models": results}
     write_bytes(options.out, (json.dumps(record, indent=1) + "\n").encode())
     print(table(results))
+    for group, figures in judge.items():
+        print(f"detector, {group}: " + ", ".join(f"{key} {f['percent']} (n={f['n']})" for key, f in figures.items()))
     return 0
 
 

@@ -62,8 +62,8 @@ def train(options: argparse.Namespace, stages: list[str] | None) -> None:
     record = {"budget": options.budget, "settings": settings(recipe), "losses": run.losses}
     write_bytes(options.out / "run.json", json.dumps(record).encode())
     for stage, losses in run.losses.items():
-        tenth = max(1, len(losses) // 10)
-        first, last = sum(losses[:tenth]) / tenth, sum(losses[-tenth:]) / tenth
+        part = max(1, len(losses) // 4)
+        first, last = sum(losses[:part]) / part, sum(losses[-part:]) / part
         print(f"{stage:13} {len(losses):6} steps, loss {first:.4f} -> {last:.4f}")
     print(f"model: {folder}" if folder.exists() else f"checkpoints: {options.out / 'checkpoints'}")
 
