@@ -185,6 +185,20 @@ def test_equal_rows_add_their_weights():
     assert bitwise_equal(twice, once)
 
 
+def test_adding_the_weights_of_equal_rows_does_not_depend_on_their_order():
+    c, a = draw(1, 1, D).expand(6, D), draw(2, 1, D).expand(6, D)
+    weights = torch.tensor([0.1, 0.2, 0.3, 1e-8, 1e8, 0.7], dtype=torch.float64)
+    orders = [torch.randperm(6, generator=torch.Generator().manual_seed(seed)) for seed in range(20)]
+    sums = {float(sum(weights[i].tolist())) for i in orders}
+    assert len(sums) > 1, "the weights must be such that the order matters"
+    solved = EditProblem(c, a, c, erase_weights=weights, preserve_weights=weights)
+    for order in orders:
+        other = EditProblem(c, a, c, erase_weights=weights[order], preserve_weights=weights[order])
+        assert torch.equal(other.rows.omega, solved.rows.omega)
+        assert torch.equal(other.rows.omega_preserve, solved.rows.omega_preserve)
+        assert bitwise_equal(other, solved)
+
+
 def test_equal_concept_rows_with_different_anchors_stay_two_terms():
     c, a = draw(1, 1, D), draw(2, 2, D)
     problem = EditProblem(torch.cat([c, c]), a, ridge=1e-6)
