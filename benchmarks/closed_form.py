@@ -1,6 +1,6 @@
 """How long a closed-form erasure takes once its rows are known: the published per-layer loop beside one shared solve.
 
-    python benchmarks/closed_form.py [--repeats 5] [--fresh]
+    python benchmarks/closed_form.py [--repeats 7] [--fresh] [--whole]
 
 Published loop (the UCE scripts of 2023 and 2025, arXiv 2308.14761): for each of the 32 key and value matrices of SD1.x
 (widths 320, 640, 1280; d = 768) it adds up outer products row by row in float32, inverts a 768 x 768 matrix explicitly
@@ -9,8 +9,9 @@ every matrix, stands in a column of its own. Random rows of SD1's length (about 
 
 The loop is run whole for 10 + 100 rows (erased + preserved). For 100 + 1000 rows it is extrapolated and marked: a
 straight line in the number of rows, fitted to two smaller sizes measured in the same run, whose constant part is the
-inversions and products. Every finished measurement is stored at once, so an interrupted run goes on where it stopped;
-a run on another machine or with another thread count starts afresh.
+inversions and products; --whole runs it to check the line. With one thread the times are the processor's, which other
+work on the machine stretches little; with more they are wall time. Every finished measurement is stored at once, so an
+interrupted run goes on where it stopped; a run on another machine or with another thread count starts afresh.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from erasure_core.solver import EditProblem
 
 RESULTS = Path(__file__).parent / "results" / "closed_form.json"
 SMALL, LARGE = (10, 100), (100, 1000)
-FIT = ((5, 25), (10, 100))  # sizes whose loop times give the line
+FIT = (SMALL, (30, 300))  # sizes whose loop times give the line
 LAYERS = (320,) * 10 + (640,) * 10 + (1280,) * 12  # SD1.x: 32 matrices
 LAYERS_XL = (640,) * 20 + (1280,) * 120  # SDXL: 140 matrices
 RIDGE = 0.5
@@ -72,18 +73,19 @@ def published_loop(weights: list[Tensor], erase: Tensor, anchors: Tensor, preser
 
 
 def timed(work: Callable[[], object], repeats: int) -> Seconds:
-    """Wall time of each repetition after one that does not count."""
+    """Seconds of each repetition after one that does not count."""
     work()
     return once(work, repeats)
 
 
 def once(work: Callable[[], object], repeats: int) -> Seconds:
-    """Wall time of each repetition."""
+    """Seconds of each repetition."""
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     result = []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start = clock()
         work()
-        result.append(time.perf_counter() - start)
+        result.append(clock() - start)
     return result
 
 
@@ -119,6 +121,7 @@ def machine() -> dict[str, object]:
         "cpu": names[0] if names else platform.processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "clock": "processor time" if torch.get_num_threads() == 1 else "wall time",
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
@@ -176,8 +179,8 @@ def spread(seconds: Seconds) -> str:
     return " / ".join(f"{value:.3g}" for value in values)
 
 
-def report(store: Store, repeats: int) -> None:
-    """Measure what is missing and print one table."""
+def report(store: Store, repeats: int, whole_loop: bool) -> None:
+    """Measure what is missing and print one table; ratios are between medians."""
     loops = {size: measure_loop(store, size, max(3, repeats // 2)) for size in FIT}
     line = extrapolate(*loops.values())
     lines, ratios = [], {}
@@ -189,8 +192,11 @@ def report(store: Store, repeats: int) -> None:
             seconds = statistics.median(loops[SMALL]) if whole else line["seconds"]
             loop = spread(loops[SMALL]) if whole else f"{seconds:.3g} (extrapolated)"
             ratios[f"{size[0]}+{size[1]}"] = seconds / statistics.median(solve)
-            ratio = f"{ratios[f'{size[0]}+{size[1]}']:.0f} x"
-        lines.append((f"{width}", f"{size[0]} + {size[1]}", loop, spread(solve), ratio, spread(lora)))
+            ratio = f"{seconds / statistics.median(solve):.0f} x"
+        lines.append((str(width), f"{size[0]} + {size[1]}", loop, spread(solve), ratio, spread(lora)))
+    if whole_loop:
+        seconds = measure_loop(store, LARGE, 1)[0]
+        lines.append(("768", f"{LARGE[0]} + {LARGE[1]}", f"{seconds:.3g} (one whole run)", "", "", ""))
     store.data["extrapolation"] = {"sizes": FIT, **line}
     store.data["ratios"] = ratios
     store.write()
@@ -207,9 +213,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7, help="repetitions of our solve (the loop: half, at least 3)")
     parser.add_argument("--threads", type=int, default=1, help="threads for both sides")
     parser.add_argument("--fresh", action="store_true", help="forget earlier measurements")
+    parser.add_argument("--whole", action="store_true", help="also run the loop once for 100 + 1000 rows (minutes)")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    report(Store(RESULTS, machine(), arguments.fresh), arguments.repeats)
+    report(Store(RESULTS, machine(), arguments.fresh), arguments.repeats, arguments.whole)
 
 
 if __name__ == "__main__":
