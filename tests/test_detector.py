@@ -64,7 +64,7 @@ LEAST = {
     "texture": 0.98,
     "blob": 0.95,
     "fragment": 0.88,
-    "overlap": 0.72,
+    "overlap": 0.66,
     "melted": 0.98,
     "warped": 0.93,
 }
