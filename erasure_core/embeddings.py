@@ -1,7 +1,8 @@
 """Which rows of the text an edit is about: selectors over pairs of prompts.
 
 The row selectors of the published methods, for prompts of any length: LAST (UCE 2025, SPEED), TAIL (UCE 2023), ALL77
-(TIME, RECE), SURR (MACE, arXiv 2403.06135), EOT (TRCE, arXiv 2503.07389) and POOLED (SDXL's second text path).
+(TIME, RECE), SURR (MACE, arXiv 2403.06135), EOT (TRCE, arXiv 2503.07389) and POOLED (SDXL's second text path); and
+LAST+EOT, ours.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from .errors import BadInput
 from .models import Encoded, Model
 from .prompts import CHUNK, escape
 
-SELECTORS = ("LAST", "TAIL", "ALL77", "SURR", "EOT", "EOT+PADS", "POOLED")
+SELECTORS = ("LAST", "LAST+EOT", "TAIL", "ALL77", "SURR", "EOT", "EOT+PADS", "POOLED")
 
 
 @dataclass(frozen=True)
@@ -152,6 +153,10 @@ def _last(old: Text, new: Text, phrase: tuple[int, ...], anchor: tuple[int, ...]
     return [(old.last(phrase), new.last(anchor), 1.0)]
 
 
+def _last_and_end(old: Text, new: Text, phrase: tuple[int, ...], anchor: tuple[int, ...]) -> Positions:
+    return _last(old, new, phrase, anchor) + _eot(old, new, phrase, anchor)
+
+
 def _tail(old: Text, new: Text, phrase: tuple[int, ...], anchor: tuple[int, ...]) -> Positions:
     return _aligned(old, old.last(phrase), new, new.last(anchor))
 
@@ -189,6 +194,7 @@ def _aligned(old: Text, i: int, new: Text, j: int) -> Positions:
 
 _PICKERS: dict[str, Picker] = {
     "LAST": _last,
+    "LAST+EOT": _last_and_end,
     "TAIL": _tail,
     "ALL77": _all,
     "SURR": _surrounding,

@@ -9,7 +9,8 @@ ten times the mean weight of an erased row. (2) With no anchor the published cod
 token's row, which carries no content and is the one row that must not be disturbed; we use neutral words in the same
 sentence. (3) The ridge is a multiple of the rows' mean square per dimension, so it means the same for every encoder
 (0.5 here is about 0.5 absolute on SD1). (4) The concept is erased inside a few sentences, not only as a bare word,
-because in real prompts it stands inside sentences.
+because in real prompts it stands inside sentences. (5) Beside its last token the first end-of-text row is edited: it
+sums up the whole prompt, and left alone it still names the concept.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from .build import concept_entries, finish
 NAME = "uce"
 SUMMARY = "Replaces a concept by its anchor in a fraction of a second; the first thing to try."
 SELECTOR = {"2025": "LAST", "2023": "TAIL"}
+OUR_SELECTOR = {"2025": "LAST+EOT", "2023": "TAIL"}
 
 
 @dataclass(frozen=True)
@@ -65,12 +67,11 @@ def run(
     setup = _Setup(settings, parity, neutrals or {})
     pairs, anchors = setup.pairs(ordered)
     kept = tuple(sorted(concepts.all_preserved))
-    templates = sorted({t for c in ordered for t in setup.templates(c)})
     problems, row_sets = {}, {}
     for space in model.spaces:
         if space == POOLED_SPACE and not setup.pooled:
             continue
-        problems[space], row_sets[space] = setup.problem(model, space, pairs, kept, templates)
+        problems[space], row_sets[space] = setup.problem(model, space, pairs, kept)
     recipe = {
         "method": NAME,
         "concepts": concept_entries(ordered, anchors),
@@ -78,7 +79,7 @@ def run(
         "options": {k: v for k, v in asdict(settings).items() if v != getattr(Settings(), k)},
         "parity": parity,
         "selection": setup.selector,
-        "templates": templates,
+        "templates": sorted({t for c in ordered for t in setup.templates(c)}),
         "ridge": max(problem.effective_ridge for problem in problems.values()),
         "seeds": [],
     }
@@ -99,7 +100,7 @@ class _Setup:
 
     @property
     def selector(self) -> str:
-        return SELECTOR[self.settings.generation]
+        return (SELECTOR if self.parity else OUR_SELECTOR)[self.settings.generation]
 
     @property
     def pooled(self) -> bool:
@@ -132,28 +133,29 @@ class _Setup:
         if mode == "moderate":
             return ""
         if concept.anchor or not self.parity:
-            return concept.resolved_anchor(self.neutrals)
+            anchor = concept.resolved_anchor(self.neutrals)
+            if anchor.casefold() in map(str.casefold, concept.phrases):
+                raise BadInput(f"'{anchor}' is itself the neutral word of its kind. Name an anchor for it.")
+            return anchor
         if self.settings.generation == "2023":
             return " "
         return "art" if concept.kind == "style" else ""
 
     def problem(
-        self, model: Model, space: str, pairs: Sequence[Pair], kept: tuple[str, ...], templates: Sequence[str]
+        self, model: Model, space: str, pairs: Sequence[Pair], kept: tuple[str, ...]
     ) -> tuple[EditProblem, RowSet]:
         selector = "POOLED" if space == POOLED_SPACE else self.selector
         rows = select_pairs(model, pairs, selector)
         if self.settings.mode == "moderate" and not self.parity and selector != "POOLED":
             rows = _to_nothing_said(model, rows)
-        preserve, weights = self.preserved(model, space, rows, kept, templates)
+        preserve, weights = self.preserved(model, space, rows, kept)
         ridge = self.settings.lamb
         if not self.parity:
             ridge *= float(rows.erase.double().square().sum(1).mean()) / rows.erase.shape[1]
         problem = EditProblem(rows.erase, rows.anchors, preserve, ridge, rows.weights, weights, rows.groups, space)
         return problem, rows
 
-    def preserved(
-        self, model: Model, space: str, rows: RowSet, kept: tuple[str, ...], templates: Sequence[str]
-    ) -> tuple[Tensor, Tensor]:
+    def preserved(self, model: Model, space: str, rows: RowSet, kept: tuple[str, ...]) -> tuple[Tensor, Tensor]:
         """Rows that must stay, with weights: the user's phrases, and in our defaults empty prompt and start token."""
         pooled = space == POOLED_SPACE
         if self.parity:
@@ -163,10 +165,9 @@ class _Setup:
         weights = torch.full((len(empty),), protect * float(rows.weights.mean()) / len(empty)).double()
         if not kept:
             return empty, weights
-        same = [Pair(fill(t, phrase), fill(t, phrase), phrase, phrase) for phrase in kept for t in templates]
-        stay = select_pairs(model, same, "POOLED" if pooled else self.selector)
+        stay = select_rows(model, kept, "POOLED" if pooled else self.selector)
         scale = 1.0 if self.settings.preserve_scale is None else self.settings.preserve_scale
-        return torch.cat([stay.erase, empty]), torch.cat([scale * stay.weights, weights])
+        return torch.cat([stay, empty]), torch.cat([torch.full((len(stay),), scale).double(), weights])
 
     def _preserved_officially(
         self, model: Model, rows: RowSet, kept: tuple[str, ...], pooled: bool

@@ -11,13 +11,13 @@ from .wording import NOUNS, SYNONYMS, implicit, misspellings
 from .world import NEUTRAL_BACKGROUNDS, Scene
 
 NEUTRALS: Mapping[str, str] = {
-    "object": "shape",
-    "character": "shape",
-    "person": "shape",
+    "object": "object",
+    "character": "object",
+    "person": "object",
     "style": "solid",
-    "safety": "shape",
+    "safety": "object",
 }
-"""What stands for "nothing in particular" per kind of concept: the words captions use when a shape is unnamed, and the
+"""What stands for "nothing in particular" per kind of concept: a word captions use when a shape is unnamed, and the
 style that captions without a style word mostly show."""
 
 OPENERS = ("a picture of", "a photo of", "an image of", "a drawing of", "a painting of")

@@ -48,11 +48,17 @@ def run(concept: str, anchor: str, out: Path | str, progress: Progress | None = 
 
 
 def demo_concept(target: str, anchor: str) -> Concept:
-    """A word of the shapes world as a concept whose neighbours are the other words of its attribute."""
-    word = target.strip().lower()
+    """A word of the shapes world as a concept that spares its surroundings.
+
+    To be preserved: the other words of its attribute (shapes, say), the words it goes with (colours), and some pairs.
+    """
+    word, instead = target.strip().lower(), anchor.strip().lower()
     attribute = attribute_of(word)
-    kept = tuple(other for other in ATTRIBUTES[attribute] if other not in (word, anchor.strip().lower()))
-    return Concept(word, anchor.strip().lower(), preserve=kept, kind="style" if attribute == "style" else "object")
+    others = [other for other in ATTRIBUTES[attribute] if other not in (word, instead)]
+    partners = ATTRIBUTES["shape" if attribute == "colour" else "colour"]
+    together = zip(partners, others, strict=False) if attribute != "colour" else zip(others, partners, strict=False)
+    kept = (*others, *partners, *(" ".join(pair) for pair in together))
+    return Concept(word, instead, preserve=kept, kind="style" if attribute == "style" else "object")
 
 
 def _save(erasure: Erasure, model: Model, folder: Path, concept: Concept) -> tuple[Path, ...]:
