@@ -14,9 +14,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from erasure_core.atomic import atomic_write
 from erasure_core.errors import CannotWrite, UnknownFormat
 from erasure_core.formats import load
-from erasure_core.formats.files import atomic_write, read_header, read_tensors
+from erasure_core.formats.files import read_header, read_tensors
 
 ROOT = Path(__file__).parents[1]
 GOOD = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(4, dtype=torch.float16)}
@@ -154,7 +155,7 @@ def test_no_permission(open_folder):
     out = as_somebody(
         "import os, sys\n"
         "from erasure_core.errors import MembraneError\n"
-        "from erasure_core.formats.files import atomic_write, read_header\n"
+        "from erasure_core.atomic import atomic_write\nfrom erasure_core.formats.files import read_header\n"
         f"if os.geteuid() == 0: os.setgid({NOBODY}); os.setuid({NOBODY})\n"
         "for act in (lambda: read_header(sys.argv[1]), lambda: atomic_write(sys.argv[2], lambda s: s.write(b'new'))):\n"
         "    try:\n"

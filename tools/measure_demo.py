@@ -20,10 +20,10 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from erasure_core.atomic import write_bytes
 from erasure_core.demo.augment import as_if_decoded
 from erasure_core.demo.bundle import WEIGHTS, load_pipeline
 from erasure_core.demo.captions import prompt
-from erasure_core.demo.checkpoint import write_bytes
 from erasure_core.demo.dataset import HELD_OUT, Supply
 from erasure_core.demo.detector import LABELS, Detector, Reading, load_detector
 from erasure_core.demo.junk import JUNK

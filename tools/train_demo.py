@@ -1,4 +1,4 @@
-"""Make the bundled demo model again, or a better one: python tools/train_demo.py --out DIR --budget smoke|full|refine.
+"""Make the bundled demo model again, or a better one: python tools/train_demo.py --out DIR --budget NAME [--start DIR].
 
 Killed or interrupted, the same command goes on from the last checkpoint.
 """
@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from erasure_core.demo.checkpoint import write_bytes
+from erasure_core.atomic import write_bytes
 from erasure_core.demo.parallel import run_together, workers
 from erasure_core.demo.recipe import BUDGETS, STAGES, Run, settings
 from erasure_core.errors import MembraneError
@@ -45,7 +45,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and the finished model")
     parser.add_argument("--stage", nargs="+", default=["all"], choices=["all", *STAGES], help="stages (default: all)")
     parser.add_argument("--budget", default="smoke", choices=list(BUDGETS), help="how long to train (default: smoke)")
-    parser.add_argument("--start", type=Path, help="pipeline folder to go on from (needed for --budget refine)")
+    parser.add_argument("--start", type=Path, help="pipeline folder to go on from (needed for refine and polish)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps, ... (default: cpu)")
     parser.add_argument("--threads", type=int, default=1, help="processor threads; more than 1 rarely helps here")
     parser.add_argument("--processes", type=int, default=1, help="processes that share the work (processor only)")

@@ -143,7 +143,7 @@ def _grid(pictures: Sequence[Image], columns: int) -> Image:
 def _save(picture: Image, path: Path, text: str) -> None:
     from PIL.PngImagePlugin import PngInfo
 
-    from ..formats.files import atomic_write
+    from ..atomic import atomic_write
 
     info = PngInfo()
     if text:

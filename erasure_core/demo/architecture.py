@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file, save
 from torch import nn
 
+from ..atomic import write_bytes
 from .bundle import WEIGHTS, load_pipeline
-from .checkpoint import write_bytes
 
 LATENT_CHANNELS = 8
 FACTOR = 8

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,32 +12,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ..errors import CannotWrite, UnknownFormat
+from ..atomic import write_bytes
+from ..errors import UnknownFormat
 
 State = tuple[dict[str, Tensor], dict[str, Any]]
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Put ``data`` at ``path`` so that a reader finds the old file or the whole new one, whenever power fails.
-
-    Raises CannotWrite.
-    """
-    temporary: str | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        os.replace(temporary, path)  # noqa: PTH105 - the one call that is atomic by definition
-        temporary = None
-    except OSError as error:
-        raise CannotWrite(f"{path} could not be written: {error}. Check free space and permissions.") from error
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
 
 
 def write_state(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:

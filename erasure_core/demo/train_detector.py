@@ -13,8 +13,9 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..atomic import write_bytes
 from .augment import as_if_decoded
-from .checkpoint import bare_generator, write_bytes
+from .checkpoint import bare_generator
 from .detector import LABELS, WEIGHTS, Detector
 from .junk import JUNK
 from .loop import Plan, Progress, Trainer

@@ -18,7 +18,7 @@ import torch
 from PIL import Image, PngImagePlugin
 from torch import Tensor
 
-from .files import write_whole
+from ..atomic import write_bytes
 
 BASE = "base"
 _LABEL = "membrane.key"
@@ -95,7 +95,7 @@ class PictureCache:
         label.add_text(_LABEL, shot.key)
         stream = io.BytesIO()
         to_image(picture).save(stream, "PNG", pnginfo=label)
-        write_whole(self.path(shot), stream.getvalue())
+        write_bytes(self.path(shot), stream.getvalue())
 
     def size(self) -> tuple[int, int]:
         """Number of pictures and their bytes on disk."""

@@ -9,10 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ..atomic import write_bytes
 from ..errors import BadInput
 from .axes import Scores, known
 from .cache import PictureCache, Sampler, Shot
-from .files import write_whole
 from .groups import CONCEPT_ROLES, Case, PromptGroup
 from .intervals import Estimate, Rate
 from .records import FILE_NAME
@@ -98,7 +98,7 @@ class BenchResult:
 
     def save(self, path: Path | str) -> Path:
         """Write :meth:`to_json` to a file, whole or not at all."""
-        return write_whole(Path(path), self.to_json().encode())
+        return write_bytes(Path(path), self.to_json().encode())
 
 
 def _json(result: BenchResult) -> dict[str, Any]:

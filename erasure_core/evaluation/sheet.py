@@ -11,9 +11,9 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from ..atomic import write_bytes
 from ..errors import BadInput
 from .cache import to_image
-from .files import write_whole
 
 WIDTH = 1600
 MARGIN = 40
@@ -75,7 +75,7 @@ def contact_sheet(
         top += 40
     stream = io.BytesIO()
     sheet.save(stream, "PNG")
-    return write_whole(Path(path), stream.getvalue())
+    return write_bytes(Path(path), stream.getvalue())
 
 
 def _section_height(section: Section) -> int:

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..atomic import atomic_write
 from ..erasure import Erasure
 from ..errors import BadInput, WrongFamily
 from ..keys import FAMILIES, Family, family_of
 from .describe import file_report
 from .detect import kind_of
-from .files import Header, atomic_write, read_header, read_tensors
+from .files import Header, read_header, read_tensors
 from .kohya import read_kohya
 from .lora import lora_tensors
 from .metadata import family_name
@@ -24,7 +25,7 @@ from .peft import read_peft
 from .serial import write_safetensors
 
 FORMS = ("native", "lora")
-__all__ = ["FORMS", "atomic_write", "describe", "load", "save"]
+__all__ = ["FORMS", "describe", "load", "save"]
 
 
 def load(path: str | os.PathLike[str], base: Any = None) -> Erasure:
