@@ -134,7 +134,10 @@ def concept_set(concepts: str | Concept | ConceptSet | Iterable[str | Concept], 
         return ConceptSet((concepts,))
     if not isinstance(concepts, Iterable):
         raise BadInput(f"Concepts are text, a Concept or a list of them, not {type(concepts).__name__}.")
-    parts = [concept_set(entry, kind) for entry in concepts]
+    entries = list(concepts)
+    lines = [entry for entry in entries if isinstance(entry, str)]  # read as one text, so that "+ phrase" may stand alone
+    parts = [concept_set(entry, kind) for entry in entries if not isinstance(entry, str)]
+    parts += [parse_concepts("\n".join(lines), kind)] if lines else []
     preserve = tuple(dict.fromkeys(phrase for part in parts for phrase in part.preserve))
     return ConceptSet(tuple(concept for part in parts for concept in part), preserve)
 

@@ -265,3 +265,8 @@ def test_no_text_crashes_the_parser():
             for concept in found:
                 assert concept.target == unicodedata.normalize("NFC", concept.target) != ""
             assert parse_concepts(found.to_text()) == found, repr((text, found.to_text()))
+
+
+def test_a_list_of_texts_reads_as_one_text() -> None:
+    made = concept_set(["circle -> square", "+ star", Concept("moon")])
+    assert [c.target for c in made] == ["moon", "circle"] and made.preserve == ("star",)
