@@ -32,6 +32,7 @@ NEUTRAL: Mapping[str, str] = {
 """What is drawn instead when a concept names no anchor, by kind."""
 
 
+_Parts = tuple[tuple["Concept", ...], tuple[str, ...]]
 _NUMBER = re.compile(r"(\d+([.,]\d*)?|[.,]\d+)([eE][+-]?\d+)?")
 
 
@@ -134,12 +135,17 @@ def concept_set(concepts: str | Concept | ConceptSet | Iterable[str | Concept], 
         return ConceptSet((concepts,))
     if not isinstance(concepts, Iterable):
         raise BadInput(f"Concepts are text, a Concept or a list of them, not {type(concepts).__name__}.")
-    entries = list(concepts)
-    lines = [entry for entry in entries if isinstance(entry, str)]  # read as one text, so that "+ phrase" may stand alone
-    parts = [concept_set(entry, kind) for entry in entries if not isinstance(entry, str)]
-    parts += [parse_concepts("\n".join(lines), kind)] if lines else []
-    preserve = tuple(dict.fromkeys(phrase for part in parts for phrase in part.preserve))
-    return ConceptSet(tuple(concept for part in parts for concept in part), preserve)
+    parts = [_parts(entry, kind) for entry in concepts]
+    preserve = tuple(dict.fromkeys(phrase for _, kept in parts for phrase in kept))
+    return ConceptSet(tuple(concept for found, _ in parts for concept in found), preserve)
+
+
+def _parts(entry: str | Concept | ConceptSet, kind: str) -> _Parts:
+    """One entry of a list; text may hold nothing but phrases to preserve."""
+    if isinstance(entry, str):
+        return _read(entry, kind)
+    made = concept_set(entry, kind)
+    return made.concepts, made.preserve
 
 
 def parse_concepts(text: str, kind: str = "object") -> ConceptSet:
@@ -151,6 +157,10 @@ def parse_concepts(text: str, kind: str = "object") -> ConceptSet:
     """
     if not isinstance(text, str):
         raise BadInput(f"Concepts are written as text, one per line, not as {type(text).__name__}: {EXAMPLE}")
+    return ConceptSet(*_read(text, kind))
+
+
+def _read(text: str, kind: str) -> _Parts:
     checked_kind(kind)
     united = _Union()
     kept: dict[str, tuple[int, int]] = {}
@@ -167,7 +177,7 @@ def parse_concepts(text: str, kind: str = "object") -> ConceptSet:
     for phrase, place in kept.items():
         with _located(*place):
             united.check_preserved(phrase)
-    return ConceptSet(united.concepts, tuple(kept))
+    return united.concepts, tuple(kept)
 
 
 class _Union:

@@ -269,4 +269,4 @@ def test_no_text_crashes_the_parser():
 
 def test_a_list_of_texts_reads_as_one_text() -> None:
     made = concept_set(["circle -> square", "+ star", Concept("moon")])
-    assert [c.target for c in made] == ["moon", "circle"] and made.preserve == ("star",)
+    assert [c.target for c in made] == ["circle", "moon"] and made.preserve == ("star",)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,11 @@ def load_pipeline(folder: Path = WEIGHTS) -> Any:
 
     Raises FileNotFoundError if the checkout is incomplete.
     """
-    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from safetensors.torch import load_file
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    with quiet_libraries():
+        from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+        from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
     def config(part: str, name: str = "config.json") -> dict[str, Any]:
         data: dict[str, Any] = json.loads((folder / part / name).read_text(encoding="utf-8"))
@@ -28,8 +32,7 @@ def load_pipeline(folder: Path = WEIGHTS) -> Any:
     def weights(path: str) -> dict[str, torch.Tensor]:
         return {name: tensor.float() for name, tensor in load_file(folder / path).items()}
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # deprecation notes of the libraries about their own internals
+    with quiet_libraries():
         unet = UNet2DConditionModel.from_config(config("unet"))
         unet.load_state_dict(weights("unet/diffusion_pytorch_model.safetensors"))
         vae = AutoencoderKL.from_config(config("vae"))
@@ -49,6 +52,24 @@ def load_pipeline(folder: Path = WEIGHTS) -> Any:
         )
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keep notes of diffusers and transformers about their own internals and other packages from the user's screen."""
+    from diffusers.utils import logging as of_diffusers
+    from transformers.utils import logging as of_transformers
+
+    levels = of_diffusers.get_verbosity(), of_transformers.get_verbosity()
+    of_diffusers.set_verbosity_error()
+    of_transformers.set_verbosity_error()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        of_diffusers.set_verbosity(levels[0])
+        of_transformers.set_verbosity(levels[1])
 
 
 def _text_names(stored: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
