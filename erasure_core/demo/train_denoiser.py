@@ -15,6 +15,7 @@ from .checkpoint import bare_generator
 from .dataset import CaptionTokens, Supply
 from .loop import Plan, Progress, Trainer
 from .parallel import part
+from .world import COLOURS, Scene
 
 CHOICE, NOISE = 41, 42
 GAMMA = 5.0
@@ -42,6 +43,12 @@ def denoising_loss(predict: Any, latents: Tensor, rows: Tensor, times: Tensor, n
     return (error * ratio.clamp(max=GAMMA) / ratio).mean()
 
 
+def _text(scene: Scene, rng: np.random.Generator, grammar: Grammar, plain_empty: bool) -> str:
+    if rng.random() < EMPTY and not (plain_empty and scene.background in COLOURS):
+        return ""
+    return caption(scene, rng, grammar).text
+
+
 def train_denoiser(
     denoiser: Any,
     encoder: Any,
@@ -52,11 +59,14 @@ def train_denoiser(
     plan: Plan,
     batch: int,
     checkpoint: Path,
+    plain_empty: bool = False,
     progress: Progress | None = None,
 ) -> list[float]:
     """Train ``denoiser`` in place on scaled ``latents`` [n, 8, 8, 8] of the supply's first n scenes.
 
-    It ends with its averaged weights. Captions are made anew for every step. Returns the loss of every step.
+    It ends with its averaged weights. Captions are made anew for every step. ``plain_empty``: no caption is left out
+    for a coloured background, since an empty caption names none: else guidance, which pushes away from what the empty
+    caption draws, tints backgrounds that nobody asked for. Returns the loss of every step.
     """
     device = next(denoiser.parameters()).device
     encoder = encoder.eval().requires_grad_(False)
@@ -66,7 +76,7 @@ def train_denoiser(
     def loss_of(step: int) -> Tensor:
         rng = np.random.default_rng([plan.seed, step, CHOICE])
         chosen = rng.integers(len(latents), size=batch)
-        texts = ["" if rng.random() < EMPTY else caption(supply[int(i)], rng, grammar).text for i in chosen]
+        texts = [_text(supply[int(i)], rng, grammar, plain_empty) for i in chosen]
         with torch.no_grad():
             rows = encoder(input_ids=tokens(texts)[0].to(device)).last_hidden_state
         draw = bare_generator(plan.seed, step, NOISE)
