@@ -32,24 +32,24 @@ class Membrane:
 
 @dataclass(frozen=True)
 class Receipt:
-    """What an applied membrane amounts to, for people and for JSON."""
+    """What an applied membrane amounts to, for people and for JSON; ``norm`` and ``drift`` are None if not known."""
 
     family: str
     matched: int
     total: int
     rank: int
-    norm: float
-    drift: float
+    norm: float | None
+    drift: float | None
     act_on: str
     notes: tuple[str, ...] = field(default=())
 
     def __str__(self) -> str:
         lines = [
-            f"family {self.family} · {self.matched} of {self.total} layers · rank {self.rank} · acts on {self.act_on}",
-            f"‖T−I‖ {self.norm:.3g} · drift on preserved phrases {self.drift:.2%}",
-            *self.notes,
+            f"family {self.family} · {self.matched} of {self.total} layers · rank {self.rank} · acts on {self.act_on}"
         ]
-        return "\n".join(lines)
+        if self.norm is not None and self.drift is not None:
+            lines.append(f"‖T−I‖ {self.norm:.3g} · drift on preserved phrases {self.drift:.2%}")
+        return "\n".join([*lines, *self.notes])
 
 
 class Applied:
@@ -128,8 +128,8 @@ def _receipt(model: Model, erasure: Erasure, form: str, notes: tuple[str, ...]) 
         matched=sum(name in weights for name in layers),
         total=len(layers),
         rank=erasure.rank,
-        norm=max((float(n.get("norm", 0.0)) for n in numbers), default=0.0),
-        drift=max((float(n.get("drift", 0.0)) for n in numbers), default=0.0),
+        norm=max((float(n["norm"]) for n in numbers if "norm" in n), default=None),
+        drift=max((float(n["drift"]) for n in numbers if "drift" in n), default=None),
         act_on=form if erasure.maps else "weights",
         notes=notes,
     )

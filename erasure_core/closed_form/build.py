@@ -33,10 +33,16 @@ def finish(
 
     If a concept has more than 8 rows, concepts get as few rank-one terms as lose at most 1e-4 of the whole change's
     energy on the model's outputs (``energy_error``; if ``energy_of`` says "text", on the text vectors, because the
-    weights are quantised); with ``exact`` every row is kept.
+    weights are quantised); with ``exact`` every row is kept. ``deltas``: what acts on the cross-attention weights
+    instead of a map, made by the method from the first problem.
     """
-    maps, diagnostics, groups = {}, {}, {}
+    maps, groups = {}, {}
+    diagnostics: dict[str, Any] = {}
+    context = next(iter(problems))
     for space, problem in problems.items():
+        if deltas is not None and space == context:
+            diagnostics[space] = {"ridge": problem.effective_ridge, "rows_erased": len(problem.rows.erase)}
+            continue
         up, down = problem.factors()
         owners = problem.rows.groups
         notes: dict[str, Any] = {}
@@ -47,7 +53,7 @@ def finish(
         groups[space] = owners.tolist()
         diagnostics[space] = {**diagnose(problem, down, up), "rank": len(down), **notes}
     return Erasure(
-        maps=maps if deltas is None else {},
+        maps=maps,
         weight_deltas=deltas or {},
         recipe={**recipe, "rows": groups},
         base={
