@@ -118,7 +118,7 @@ def test_the_stated_error_is_true_and_within_its_bound(demo, text):
 
 
 def test_few_rows_are_kept_as_they_are(demo):
-    one = erase(demo, "circle -> square", expand_prompts=False)
+    one = erase(demo, "circle -> square", parity=True)
     assert one.maps["clip_l"].rank == 1
     assert "energy_error" not in one.diagnostics["clip_l"]
 

@@ -197,7 +197,7 @@ def test_preserved_rows_are_the_prompts_own(demo, plain):
 
 
 def test_an_unknown_selector_lists_the_known_ones(demo):
-    with pytest.raises(BadInput, match=r"'FIRST'.*LAST, TAIL, ALL77, SURR, EOT, EOT\+PADS, POOLED"):
+    with pytest.raises(BadInput, match=r"'FIRST'.*LAST, LAST\+EOT, TAIL, ALL77, SURR, EOT, EOT\+PADS, POOLED"):
         chosen(demo, "FIRST", ("circle", "square"))
 
 
@@ -209,3 +209,13 @@ def test_pooled_needs_a_model_that_has_it(demo):
 def test_no_pair_is_refused(demo):
     with pytest.raises(BadInput, match="no concept"):
         select_pairs(demo, [], "LAST")
+
+
+def test_last_and_end_edits_the_word_and_the_first_end_of_text(demo):
+    rows = select_pairs(demo, [Pair("a red circle", "a red square", "circle", "square")], "LAST+EOT")
+    assert [origin.position for origin in rows.origins] == [3, 4]
+    assert rows.origins[1].token == 49407
+    last = select_pairs(demo, [Pair("a red circle", "a red square", "circle", "square")], "LAST")
+    end = select_pairs(demo, [Pair("a red circle", "a red square", "circle", "square")], "EOT")
+    assert torch.equal(rows.erase, torch.cat([last.erase, end.erase]))
+    assert torch.equal(rows.anchors, torch.cat([last.anchors, end.anchors]))

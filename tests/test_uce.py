@@ -219,8 +219,8 @@ def test_moderation_without_parity_aims_at_the_empty_prompts_own_position(demo, 
 
 def test_our_ridge_is_in_units_of_the_rows(demo, plain):
     erasure = erase(demo, "circle -> square", lamb=0.25, expand_prompts=False, protect=0.0)
-    row = plain.rows("circle")[1].double()
-    assert erasure.recipe["ridge"] == pytest.approx(0.25 * (row @ row).item() / 64, rel=1e-5)
+    rows = plain.rows("circle")[[1, 2]].double()  # the word and the end of text
+    assert erasure.recipe["ridge"] == pytest.approx(0.25 * rows.square().sum(1).mean().item() / 64, rel=1e-5)
     assert erase(demo, "circle -> square", lamb=0.25, parity=True).recipe["ridge"] == 0.25
 
 
@@ -240,7 +240,7 @@ def test_the_recipe_is_plain_data_that_says_everything(demo):
     assert recipe["concepts"] == [entry]
     assert recipe["preserve"] == ["moon", "star"]
     assert recipe["options"] == {"lamb": 0.3, "expand_prompts": True}
-    assert (recipe["parity"], recipe["selection"], recipe["seeds"]) == (False, "LAST", [])
+    assert (recipe["parity"], recipe["selection"], recipe["seeds"]) == (False, "LAST+EOT", [])
     assert len(recipe["rows"]["clip_l"]) == erasure.maps["clip_l"].rank
     assert erasure.gate == {"phrases": ["circle", "disc"], "neighbours": ["moon", "star"]}
     assert (erasure.base["family"], erasure.base["clip_skip"], erasure.base["widths"]) == ("sd1", 1, {"clip_l": 64})
