@@ -52,5 +52,5 @@ def _tensor(tensor: Tensor | None) -> str:
         return ""
     plain = tensor.detach().cpu().contiguous()
     digest = hashlib.sha256(f"{plain.dtype}{tuple(plain.shape)}".encode())
-    digest.update(plain.view(torch.uint8).numpy().tobytes() if plain.numel() else b"")
+    digest.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes() if plain.numel() else b"")
     return digest.hexdigest()
