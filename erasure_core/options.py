@@ -56,6 +56,13 @@ def describe_options(settings: type[Any]) -> str:
     return ", ".join(f"{f.name} ({_range(f)}; default {_default(f)})" for f in dataclasses.fields(settings))
 
 
+def explain_options(settings: type[Any]) -> str:
+    """One line per option: name, range, default, and what it does."""
+    return "\n".join(
+        f"  {f.name} ({_range(f)}; default {_default(f)}): {f.metadata['help']}" for f in dataclasses.fields(settings)
+    )
+
+
 def _default(field: dataclasses.Field[Any]) -> str:
     if field.default is None:
         return "chosen by the method"

@@ -1,5 +1,6 @@
 """The commands as a newcomer meets them: help, results, and one line without a traceback for every mistake."""
 
+import dataclasses
 import io
 import os
 import shlex
@@ -12,6 +13,7 @@ from PIL import Image
 
 from erasure_core import cli
 from erasure_core.cli.console import Progress
+from erasure_core.closed_form import explain, uce
 from erasure_core.demo.bundle import load_pipeline
 from erasure_core.errors import BadInput, Interrupted
 
@@ -310,3 +312,18 @@ def test_the_process_says_what_main_says(tmp_path):
     assert mistake.stderr.startswith("error: Line 1, column 1: the phrase to erase is missing") and one_line(
         mistake.stderr
     )
+
+
+def test_explain_says_why_and_lists_every_setting(command):
+    with pytest.raises(SystemExit) as stop:
+        command("erase", "--explain", "uce")
+    assert stop.value.code == 0
+
+
+def test_an_explanation_names_all_settings():
+    text = explain("uce")
+    assert "start token" in text and "neutral words" in text and "mean |row|^2 / width" in text
+    for field in dataclasses.fields(uce.Settings):
+        assert f"  {field.name} (" in text
+    with pytest.raises(BadInput, match=r"Unknown method 'x'\. Known: uce"):
+        explain("x")

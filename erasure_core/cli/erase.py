@@ -22,7 +22,26 @@ EXAMPLES = """\
 
 concepts, one per line:   target | alias | alias -> anchor @ weight   # comment
   a part in "double quotes" is literal; a line starting with + is a phrase that must stay; no anchor means neutral words
+
+the settings of a method, and why its defaults are what they are:
+  python -m erasure_core erase --explain uce
 """
+
+
+class Explain(argparse.Action):
+    """Prints what there is to know about a method, and ends."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        """``values`` is the method's name."""
+        from ..closed_form import explain
+
+        try:
+            say(explain(values))
+        except BadInput as error:
+            parser.error(str(error))
+        parser.exit()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,6 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--option", action="append", default=[], metavar="NAME=VALUE", help="setting of the method; may be given again"
     )
+    parser.add_argument("--explain", action=Explain, metavar="METHOD", help="say all about a method and its settings")
     parser.add_argument("--parity", action="store_true", help="the published defaults and quirks instead of ours")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the .safetensors file to write")
     add_file_form(parser)

@@ -10,10 +10,23 @@ from ..concepts import Concept, ConceptSet, concept_set
 from ..erasure import Erasure
 from ..errors import BadInput
 from ..models import Model
-from ..options import read_options
+from ..options import explain_options, read_options
 from . import uce
 
 METHODS: Mapping[str, ModuleType] = {module.NAME: module for module in (uce,)}
+
+
+def explain(method: str) -> str:
+    """A method for people: what it is for, why its defaults are what they are, and every setting with its range."""
+    module = _method(method)
+    settings = explain_options(module.Settings)
+    return f"{method}: {module.SUMMARY}\n\n{module.WHY}\nSettings, each as --option NAME=VALUE:\n{settings}"
+
+
+def _method(name: str) -> ModuleType:
+    if name not in METHODS:
+        raise BadInput(f"Unknown method '{name}'. Known: {', '.join(METHODS)}.")
+    return METHODS[name]
 
 
 def erase(
@@ -32,12 +45,11 @@ def erase(
     that stand in when a concept names no anchor; the model's own by default. ``options``: the method's settings.
     Raises BadInput for unusable concepts or options, IllConditioned for damaged weights.
     """
-    if method not in METHODS:
-        raise BadInput(f"Unknown method '{method}'. Known: {', '.join(METHODS)}.")
+    module = _method(method)
     chosen = concept_set(concepts)
     extra = (preserve,) if isinstance(preserve, str) else tuple(preserve)
     chosen = ConceptSet(chosen.concepts, tuple(dict.fromkeys([*chosen.preserve, *extra])))
-    settings = read_options(METHODS[method].Settings, options, method)
+    settings = read_options(module.Settings, options, method)
     words = model.neutrals if neutrals is None else neutrals
-    result: Erasure = METHODS[method].run(model, chosen, settings, parity, words)
+    result: Erasure = module.run(model, chosen, settings, parity, words)
     return result

@@ -2,15 +2,7 @@
 
 Two published generations differ in which rows they edit: 2025 the last subject token of each phrase (LAST), 2023 that
 token and everything after it, padding included (TAIL). ``parity=True`` follows their defaults and quirks to the letter.
-
-Our defaults differ where the published ones hurt. (1) The hosts encode the empty negative prompt, and the start token
-is the same vector in every prompt, so an edit that moves them moves every picture: both are preserved, together with
-ten times the mean weight of an erased row. (2) With no anchor the published code maps the concept onto the start
-token's row, which carries no content and is the one row that must not be disturbed; we use neutral words in the same
-sentence. (3) The ridge is a multiple of the rows' mean square per dimension, so it means the same for every encoder
-(0.5 here is about 0.5 absolute on SD1). (4) The concept is erased inside a few sentences, not only as a bare word,
-because in real prompts it stands inside sentences. (5) Beside its last token the first end-of-text row is edited: it
-sums up the whole prompt, and left alone it still names the concept.
+Our own defaults are explained in :data:`WHY`.
 """
 
 from __future__ import annotations
@@ -33,6 +25,19 @@ from .build import concept_entries, finish
 
 NAME = "uce"
 SUMMARY = "Replaces a concept by its anchor in a fraction of a second; the first thing to try."
+WHY = """\
+Our defaults differ from the published ones where those hurt; --parity brings them back.
+- The hosts encode the empty negative prompt, and the start token is the same vector in every prompt, so an edit that
+  moves them moves every picture. Both are preserved, together with ten times the mean weight of an erased row
+  (protect).
+- Without an anchor the published code maps the concept onto the start token's row, which has no content and must not be
+  disturbed. We use neutral words in the same sentence.
+- The ridge is a multiple of the rows' mean square per dimension, so it means the same for every text encoder; 0.5 is
+  about 0.5 absolute on Stable Diffusion 1 (lamb).
+- A concept stands inside sentences in real prompts, so it is erased inside a few sentences, too (expand_prompts).
+- Beside the concept's last token the first end-of-text row is edited: it sums up the whole prompt and, left alone,
+  still names the concept.
+"""
 SELECTOR = {"2025": "LAST", "2023": "TAIL"}
 OUR_SELECTOR = {"2025": "LAST+EOT", "2023": "TAIL"}
 
