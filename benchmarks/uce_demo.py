@@ -11,6 +11,7 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ CONFIGS: Mapping[str, dict[str, Any]] = {
 }
 
 
-def measure(model: Model, shape: str, config: str, work: Path) -> tuple[BenchResult, Any]:
+def measure(model: Model, shape: str, config: str, work: Path, size: DemoSize) -> tuple[BenchResult, Any]:
     """One shape under one configuration."""
     concept = demo_concept(shape, ANCHOR[shape] if "anchor" in config else "")
     erasure = erase(model, concept, **CONFIGS[config])
@@ -50,7 +51,7 @@ def measure(model: Model, shape: str, config: str, work: Path) -> tuple[BenchRes
             bar.total = total
             bar.update(done - bar.n)
 
-        groups = demo_groups(shape, SIZE)
+        groups = demo_groups(shape, size)
         result = bench(model, [Membrane(erasure)], groups, load_detector(), work, progress=progress)
     return result, erasure
 
@@ -103,13 +104,15 @@ def main() -> int:
     parser.add_argument("--configs", nargs="+", default=list(CONFIGS), choices=list(CONFIGS))
     parser.add_argument("--work", type=Path, default=ROOT / "out" / "uce_demo", help="folder of pictures and records")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "uce_demo.json")
+    parser.add_argument("--draws", type=int, default=SIZE.direct, help="pictures of each prompt that names the shape")
     options = parser.parse_args()
+    size = replace(SIZE, direct=options.draws)
     torch.set_num_threads(1)
     model = load_demo()
     records: dict[str, Any] = {}
     for config in options.configs:
         for shape in options.shapes:
-            records[f"{shape}: {config}"] = figures(*measure(model, shape, config, options.work))
+            records[f"{shape}: {config}"] = figures(*measure(model, shape, config, options.work, size))
             options.out.parent.mkdir(parents=True, exist_ok=True)
             head = {"model": model.fingerprint, "detector": load_detector().fingerprint, "seeds": "of the groups"}
             content = json.dumps({"setting": head, "records": records}, indent=1, sort_keys=True, ensure_ascii=False)
