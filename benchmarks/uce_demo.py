@@ -23,11 +23,11 @@ sys.path.insert(0, str(ROOT))
 
 from erasure_core import Membrane, erase
 from erasure_core.demo.detector import load_detector
-from erasure_core.demo.showcase import demo_concept
 from erasure_core.demo.world import SHAPES
 from erasure_core.evaluation import BenchResult, bench, demo_groups
 from erasure_core.evaluation.demo_prompts import DemoSize
 from erasure_core.models import Model, load_demo
+from erasure_core.showcase import demo_concept
 
 SIZE = DemoSize(direct=16, synonym=16, misspelt=0, implied=0, neighbour=24, unrelated=16)
 ANCHOR = dict(zip(SHAPES, (*SHAPES[1:], SHAPES[0]), strict=True))

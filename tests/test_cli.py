@@ -240,7 +240,7 @@ def test_the_demo_command_calls_the_showcase(command, monkeypatch):
         calls.append((concept, anchor, out))
         return "| the table |"
 
-    monkeypatch.setattr("erasure_core.demo.showcase.run", run)
+    monkeypatch.setattr("erasure_core.showcase.run", run)
     assert command("demo", "--concept", "star", "--anchor", "", "--out", "x")[:2] == (0, "| the table |\n")
     for concept in ("square", " Red "):
         assert command("demo", "--concept", concept)[0] == 0

@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Show it."""
-    from ..demo.showcase import run as show
+    from ..showcase import run as show
 
     anchor = _another(options.concept) if options.anchor is None else options.anchor
     with Progress("picture") as progress:

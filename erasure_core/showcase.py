@@ -7,16 +7,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..closed_form import erase
-from ..concepts import Concept
-from ..erasure import Erasure
-from ..evaluation import BenchResult, bench, demo_groups, result_sheet
-from ..evaluation.demo_prompts import QUICK, DemoSize, attribute_of
-from ..formats import save
-from ..membranes import Membrane, apply
-from ..models import Model, load_demo
-from .detector import load_detector
-from .world import ATTRIBUTES
+from .atomic import write_bytes
+from .closed_form import erase
+from .concepts import Concept
+from .demo.detector import load_detector
+from .demo.world import ATTRIBUTES
+from .erasure import Erasure
+from .evaluation import BenchResult, bench, demo_groups, result_sheet
+from .evaluation.demo_prompts import QUICK, DemoSize, attribute_of
+from .formats import save
+from .membranes import Membrane, apply
+from .models import Model, load_demo
 
 Progress = Callable[[int, int, str], None]
 SHEET, TABLE, RECORD = "before_after.png", "measured.txt", "measured.json"
@@ -43,7 +44,7 @@ def run(concept: str, anchor: str, out: Path | str, progress: Progress | None = 
     sheet = result_sheet(result, folder / SHEET, facts.title, facts.footer)
     result.save(folder / RECORD)
     table = facts.table(result, sheet)
-    (folder / TABLE).write_text(table, encoding="utf-8")
+    write_bytes(folder / TABLE, f"{table}\n".encode())
     return table
 
 
