@@ -182,7 +182,8 @@ class Erasure:
     def deltas(self, weights: Mapping[str, Tensor]) -> dict[str, WeightDelta]:
         """Everything as weight deltas of a model whose canonical ``weights`` are given.
 
-        A map becomes ``up = W D, down = Y`` for every cross-attention key/value matrix it applies to (exact, CF 0.4);
+        A map becomes ``up = W D, down = Y`` for every cross-attention key/value matrix it applies to (exact, because
+        the published edit is ``W T`` with one T for all matrices, arXiv 2308.14761);
         the pooled map becomes a delta of the label embedding's first matrix, zero over the size ids.
         """
         result = dict(self.weight_deltas)
