@@ -78,7 +78,7 @@ class Applied:
 
 
 def apply(model: Model, membranes: Membrane | Sequence[Membrane], act_on: str = "auto", rows: str = "cond") -> Applied:
-    """Put membranes in front of ``model``.
+    """Put membranes in front of ``model``; the changes of several are added up, in either form, and receipts say so.
 
     ``act_on``: "text" maps the text on its way into the denoiser, "weights" bakes the maps into the cross-attention
     weights, "auto" is text wherever possible. ``rows``: with maps on the text, "cond" leaves the negative prompt
@@ -93,7 +93,7 @@ def apply(model: Model, membranes: Membrane | Sequence[Membrane], act_on: str = 
     receipts = []
     for membrane in chosen:
         erasure, strength = membrane.erasure, float(membrane.strength)
-        notes = _check(model, erasure)
+        notes = _check(model, erasure) + _summed(erasure, chosen)
         form = "weights" if act_on == "weights" or erasure.applies != "kv" else "text"
         changed = erasure.deltas(model.weights()) if form == "weights" else erasure.weight_deltas
         deltas += [delta.scaled(strength) for delta in changed.values()]
@@ -116,6 +116,12 @@ def _check(model: Model, erasure: Erasure) -> tuple[str, ...]:
             )
     note = check_encoder(erasure.base["probe"], model) if erasure.maps and erasure.base.get("probe") else ""
     return (note,) if note else ()
+
+
+def _summed(erasure: Erasure, chosen: Sequence[Membrane]) -> tuple[str, ...]:
+    """A note where other maps act on the same text: each was solved without knowing of the others."""
+    sharing = sum(bool(erasure.maps.keys() & membrane.erasure.maps.keys()) for membrane in chosen)
+    return ("summed, not joint: erase the concepts together for the best result",) if sharing > 1 else ()
 
 
 def _receipt(model: Model, erasure: Erasure, form: str, notes: tuple[str, ...]) -> Receipt:

@@ -140,7 +140,7 @@ class Model(Protocol):
         deltas: Sequence[WeightDelta],
         rows: str = "cond",
     ) -> Patch:
-        """Put maps (space -> maps with gains, applied in order) in front of the denoiser and add deltas to weights."""
+        """Put maps (space -> maps with gains, their changes added up) before the denoiser, add deltas to weights."""
 
 
 def from_pipeline(pipe: Any) -> Model:

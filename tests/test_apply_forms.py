@@ -127,10 +127,21 @@ def test_a_batch_of_one_is_its_picture_in_a_batch_of_several(demo, circle):
                 assert (together[i] - alone[0]).abs().max() <= 1e-4
 
 
-def test_two_membranes_act_one_after_the_other(demo, circle, heart):
+def test_several_maps_are_summed_in_either_form_and_say_so(demo, circle, heart):
     hidden = demo.encode([PROMPT, "a blue heart"]).hidden
-    first, second = (e.maps["clip_l"].matrix() for e in (circle, heart))
-    expected = unet_output(demo, (hidden.double() @ (second @ first).T).float())
-    with apply(demo, [Membrane(circle), Membrane(heart)], rows="all"):
-        found = unet_output(demo, hidden)
-    assert (found - expected).norm() / expected.norm() < 1e-5
+    first, second = Membrane(circle), Membrane(heart, strength=0.6)
+    change = sum(m.strength * (m.erasure.maps["clip_l"].matrix() - torch.eye(64)) for m in (first, second))
+    expected = unet_output(demo, (hidden.double() @ (torch.eye(64) + change).T).float())
+    outputs = []
+    for pair in ([first, second], [second, first]):
+        for form in ("text", "weights"):
+            with apply(demo, pair, form, rows="all") as applied:
+                outputs.append(unet_output(demo, hidden))
+            assert applied.receipt.count("summed, not joint") == 2
+    with apply(demo, first, rows="all") as one, apply(demo, second, rows="all"):
+        outputs.append(unet_output(demo, hidden))
+    assert "summed" not in one.receipt
+    for output in outputs:
+        assert (output - expected).norm() / expected.norm() <= 1e-5
+    alone = unet_output(demo, (hidden.double() @ circle.maps["clip_l"].matrix().T).float())
+    assert (alone - expected).norm() / expected.norm() > 1e-3

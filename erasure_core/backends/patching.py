@@ -115,12 +115,15 @@ class Patching:
         return args, kwargs
 
     def _mapped(self, rows: Tensor, pooled: bool) -> Tensor:
+        """Every map's change of the same rows, added up: the same in any order, and what baked weights do."""
+        mapped = None
         for patch in self._active:
             for space, some in patch.maps.items():
                 if (space == POOLED_SPACE) == pooled:
                     for emap, gain in some:
-                        rows = emap(rows, self._gain(rows, gain, patch.rows))
-        return rows
+                        one = emap(rows, self._gain(rows, gain, patch.rows))
+                        mapped = one if mapped is None else mapped + (one - rows)
+        return rows if mapped is None else mapped
 
     def _gain(self, rows: Tensor, gain: float, which: str) -> float | Tensor:
         if which == "all" or self._cond is None or len(self._cond) != len(rows):
