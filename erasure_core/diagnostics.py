@@ -18,7 +18,8 @@ def diagnose(problem: EditProblem, down: Tensor, up: Tensor) -> dict[str, Any]:
     ``condition``: estimate of cond(G). ``norm``: largest singular value of T - I. ``effective_rank``: exp of the
     entropy of its singular values. ``null_space``: dimensions no row speaks about. ``residual``: mean over erased rows
     of |T c - a| / |c - a|. ``captured``: share of the erased rows' energy the edit can reach (1 without a subspace).
-    ``drift`` and ``drift_worst``: mean and largest |T p - p| / |p| over preserved rows.
+    ``drift`` and ``drift_worst``: mean and largest |T p - p| / |p| over preserved rows. ``anchor_distance``: mean
+    |c - a| / |c| of the concept whose anchor is closest, ``anchor_closest``: its number.
     """
     rows = problem.rows
     down, up = down.double(), up.double()
@@ -40,7 +41,19 @@ def diagnose(problem: EditProblem, down: Tensor, up: Tensor) -> dict[str, Any]:
         "drift_worst": _round(drift.max()) if len(drift) else 0.0,
         "rows_erased": len(rows.erase),
         "rows_preserved": len(rows.preserve),
+        **_closest_anchor(rows.groups, wanted / rows.erase.norm(dim=1).clamp_min(1e-30)),
     }
+
+
+def _closest_anchor(groups: Tensor, distances: Tensor) -> dict[str, Any]:
+    """The smallest mean distance of a concept's rows from its anchor's, and which concept that is."""
+    if len(groups) == 0:
+        return {}
+    count = torch.bincount(groups)
+    mean = torch.bincount(groups, weights=distances) / count
+    mean[count == 0] = torch.inf
+    closest = int(mean.argmin())
+    return {"anchor_distance": _round(mean[closest]), "anchor_closest": closest}
 
 
 def _singular_values(down: Tensor, up: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .errors import BadInput
-from .models import Encoded, Model
+from .models import EditableModel, Encoded
 from .prompts import CHUNK, escape
 
 SELECTORS = ("LAST", "LAST+EOT", "TAIL", "ALL77", "SURR", "EOT", "EOT+PADS", "POOLED")
@@ -79,7 +79,7 @@ class Text:
         return self.eos - 1
 
 
-def encode_texts(model: Model, prompts: Sequence[str]) -> dict[str, Text]:
+def encode_texts(model: EditableModel, prompts: Sequence[str]) -> dict[str, Text]:
     """Encode plain prompts (each distinct one once), brackets taken literally."""
     wanted = sorted(set(prompts))
     if not wanted:
@@ -101,7 +101,7 @@ def content(text: Text) -> tuple[int, ...]:
     return text.ids[1 : text.eos] if len(text.ids) == CHUNK else ()
 
 
-def select_pairs(model: Model, pairs: Sequence[Pair], selector: str) -> RowSet:
+def select_pairs(model: EditableModel, pairs: Sequence[Pair], selector: str) -> RowSet:
     """Rows of every pair by ``selector``, erase row and anchor row position by position.
 
     Raises BadInput for an unknown selector, or POOLED on a model without a pooled vector.
@@ -132,7 +132,7 @@ def select_pairs(model: Model, pairs: Sequence[Pair], selector: str) -> RowSet:
     )
 
 
-def select_rows(model: Model, prompts: Sequence[str], selector: str) -> Tensor:
+def select_rows(model: EditableModel, prompts: Sequence[str], selector: str) -> Tensor:
     """Rows [p, d] of single prompts, for preservation (a prompt paired with itself)."""
     return select_pairs(model, [Pair(prompt, prompt) for prompt in sorted(set(prompts))], selector).erase
 

@@ -1,16 +1,21 @@
-"""A membrane is an erasure with a strength; applying some of them to a model is reversible and says what it did."""
+"""A membrane is an erasure with a gate and a strength; applying some of them is reversible and says what it did."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, ClassVar
 
-from .erasure import EmbeddingMap, Erasure, WeightDelta, cross_attention_names
+from .acting import Action
+from .advice import warnings_of
+from .combine import erase_again
+from .erasure import Erasure, cross_attention_names
 from .errors import BadInput, NothingMatched, WrongFamily
-from .models import Model, Patch
+from .formats.metadata import title
+from .gates import check_gate, make_gate
+from .models import EditableModel, Patch
 from .probe import check_encoder
 
 ACT_ON = ("auto", "text", "weights")
@@ -18,22 +23,38 @@ ACT_ON = ("auto", "text", "weights")
 
 @dataclass(frozen=True)
 class Membrane:
-    """An erasure and how strongly it acts: 0 is off to the last bit, 1 as solved, more exaggerates, below 0 inverts."""
+    """An erasure, how strongly it acts, and for which prompts.
+
+    ``strength``: 0 is off to the last bit, 1 as solved, more exaggerates, below 0 inverts. ``gate``: "always", or
+    "words" for prompts that name the concept. ``name``: for lists; by default what is erased.
+    """
 
     schema: ClassVar[str] = "membrane/1"
 
     erasure: Erasure
     strength: float = field(default=1.0, kw_only=True)
+    gate: str = field(default="always", kw_only=True)
+    name: str = field(default="", kw_only=True)
 
     def __post_init__(self) -> None:
         if not isinstance(self.strength, int | float) or not math.isfinite(self.strength):
             raise BadInput(f"The strength of a membrane is a number like 1 or 0.5, not {self.strength!r}.")
+        check_gate(self.gate, _phrases(self.erasure))
+
+    @property
+    def label(self) -> str:
+        """Its name, else what it erases."""
+        return self.name or title(self.erasure)
 
 
 @dataclass(frozen=True)
 class Receipt:
-    """What an applied membrane amounts to, for people and for JSON; ``norm`` and ``drift`` are None if not known."""
+    """What an applied membrane amounts to, for people and for JSON; ``norm`` and ``drift`` are None if not known.
 
+    ``warnings`` say what will not go as hoped, ``notes`` what was done differently from what was asked.
+    """
+
+    name: str
     family: str
     matched: int
     total: int
@@ -41,22 +62,26 @@ class Receipt:
     norm: float | None
     drift: float | None
     act_on: str
-    notes: tuple[str, ...] = field(default=())
+    strength: float = 1.0
+    gate: str = "always"
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         lines = [
-            f"family {self.family} · {self.matched} of {self.total} layers · rank {self.rank} · acts on {self.act_on}"
+            f"{self.name} · family {self.family} · {self.matched} of {self.total} layers · rank {self.rank} · "
+            f"acts on {self.act_on} · strength {self.strength:g} · gate {self.gate}"
         ]
         if self.norm is not None and self.drift is not None:
             lines.append(f"‖T−I‖ {self.norm:.3g} · drift on preserved phrases {self.drift:.2%}")
-        return "\n".join([*lines, *self.notes])
+        return "\n".join([*lines, *(f"warning: {w}" for w in self.warnings), *(f"note: {n}" for n in self.notes)])
 
 
 class Applied:
     """Membranes in force on a model; leave the ``with`` block or call ``undo`` to restore the model bitwise."""
 
     def __init__(self, patch: Patch, receipts: tuple[Receipt, ...]) -> None:
-        self._patch = patch
+        self.patch = patch
         self.receipts = receipts
 
     @property
@@ -66,7 +91,7 @@ class Applied:
 
     def undo(self) -> None:
         """Restore the model exactly; calling it again does nothing."""
-        self._patch.undo()
+        self.patch.undo()
 
     def __enter__(self) -> Applied:
         return self
@@ -77,36 +102,55 @@ class Applied:
         self.undo()
 
 
-def apply(model: Model, membranes: Membrane | Sequence[Membrane], act_on: str = "auto", rows: str = "cond") -> Applied:
+def apply(
+    model: EditableModel, membranes: Membrane | Sequence[Membrane], act_on: str = "auto", rows: str = "cond"
+) -> Applied:
     """Put membranes in front of ``model``; the changes of several are added up, in either form, and receipts say so.
 
     ``act_on``: "text" maps the text on its way into the denoiser, "weights" bakes the maps into the cross-attention
     weights, "auto" is text wherever possible. ``rows``: with maps on the text, "cond" leaves the negative prompt
-    alone, "all" maps it, too (what weights always do). Raises WrongFamily, WrongBase or NothingMatched before
-    anything changes.
+    alone, "all" maps it, too (what weights always do). A membrane whose file is missing is solved again from its
+    recipe. Raises WrongFamily, WrongBase or NothingMatched before anything changes.
     """
     if act_on not in ACT_ON:
         raise BadInput(f"act_on is one of {', '.join(ACT_ON)}, not {act_on!r}.")
-    chosen = [membranes] if isinstance(membranes, Membrane) else list(membranes)
-    maps: dict[str, list[tuple[EmbeddingMap, float]]] = {}
-    deltas: list[WeightDelta] = []
-    receipts = []
-    for membrane in chosen:
-        erasure, strength = membrane.erasure, float(membrane.strength)
-        notes = _check(model, erasure) + _summed(erasure, chosen)
+    given = [membranes] if isinstance(membranes, Membrane) else list(membranes)
+    solved = [_solved(model, membrane) for membrane in given]
+    actions, deltas, receipts = [], [], []
+    for membrane, (erasure, again) in zip(given, solved, strict=True):
+        strength = float(membrane.strength)
+        notes = again + _check(model, erasure) + _summed(erasure, [other for other, _ in solved])
         form = "weights" if act_on == "weights" or erasure.applies != "kv" else "text"
         changed = erasure.deltas(model.weights()) if form == "weights" else erasure.weight_deltas
         deltas += [delta.scaled(strength) for delta in changed.values()]
-        if form == "text":
-            for space, emap in erasure.maps.items():
-                maps.setdefault(space, []).append((emap, strength))
-        receipts.append(_receipt(model, erasure, form, notes))
-    return Applied(model.patch(maps, deltas, rows), tuple(receipts))
+        if changed and membrane.gate != "always":
+            notes += (f"changes of weights act on every prompt: the gate '{membrane.gate}' is not used for them",)
+        if form == "text" and erasure.maps and strength != 0:
+            gate = make_gate(membrane.gate, _phrases(erasure), _neighbours(erasure), model)
+            actions.append(Action(membrane.label, erasure.maps, strength, gate))
+        receipts.append(_receipt(model, membrane, erasure, form, notes))
+    return Applied(model.patch(actions, [delta for delta in deltas if delta.scale != 0], rows), tuple(receipts))
 
 
-def _check(model: Model, erasure: Erasure) -> tuple[str, ...]:
-    if not erasure.maps and not erasure.weight_deltas:
+def _solved(model: EditableModel, membrane: Membrane) -> tuple[Erasure, tuple[str, ...]]:
+    """The erasure itself, or the one that the recipe of a missing file gives."""
+    erasure: Erasure = membrane.erasure
+    if erasure.maps or erasure.weight_deltas:
+        return erasure, ()
+    if not erasure.recipe:
         raise NothingMatched("The erasure is empty: it changes nothing. Choose another file or erase again.")
+    return erase_again(model, erasure.recipe), (f"the file of '{membrane.label}' is missing: solved again",)
+
+
+def _phrases(erasure: Erasure) -> list[str]:
+    return [str(phrase) for phrase in erasure.gate.get("phrases", ())]
+
+
+def _neighbours(erasure: Erasure) -> list[str]:
+    return [str(phrase) for phrase in erasure.gate.get("neighbours", ())]
+
+
+def _check(model: EditableModel, erasure: Erasure) -> tuple[str, ...]:
     for space, emap in erasure.maps.items():
         if model.spaces.get(space) != emap.width:
             has = ", ".join(f"{name} ({width})" for name, width in model.spaces.items())
@@ -118,18 +162,19 @@ def _check(model: Model, erasure: Erasure) -> tuple[str, ...]:
     return (note,) if note else ()
 
 
-def _summed(erasure: Erasure, chosen: Sequence[Membrane]) -> tuple[str, ...]:
+def _summed(erasure: Erasure, chosen: Sequence[Erasure]) -> tuple[str, ...]:
     """A note where other maps act on the same text: each was solved without knowing of the others."""
-    sharing = sum(bool(erasure.maps.keys() & membrane.erasure.maps.keys()) for membrane in chosen)
+    sharing = sum(bool(erasure.maps.keys() & other.maps.keys()) for other in chosen)
     return ("summed, not joint: erase the concepts together for the best result",) if sharing > 1 else ()
 
 
-def _receipt(model: Model, erasure: Erasure, form: str, notes: tuple[str, ...]) -> Receipt:
-    numbers: Sequence[dict[str, Any]] = [v for v in erasure.diagnostics.values() if isinstance(v, dict)]
+def _receipt(model: EditableModel, membrane: Membrane, erasure: Erasure, form: str, notes: tuple[str, ...]) -> Receipt:
+    numbers: Sequence[Mapping[str, Any]] = [v for v in erasure.diagnostics.values() if isinstance(v, dict)]
     weights = model.weights()
     readers = cross_attention_names(weights, erasure.applies)
     layers = erasure.weight_deltas if erasure.weight_deltas else readers
     return Receipt(
+        name=membrane.label,
         family=model.family,
         matched=sum(name in weights for name in layers),
         total=len(layers),
@@ -137,5 +182,8 @@ def _receipt(model: Model, erasure: Erasure, form: str, notes: tuple[str, ...]) 
         norm=max((float(n["norm"]) for n in numbers if "norm" in n), default=None),
         drift=max((float(n["drift"]) for n in numbers if "drift" in n), default=None),
         act_on=form if erasure.maps else "weights",
+        strength=float(membrane.strength),
+        gate=membrane.gate,
         notes=notes,
+        warnings=warnings_of(erasure),
     )

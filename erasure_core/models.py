@@ -1,6 +1,7 @@
 """The one contract between the core and whatever runs a diffusion model.
 
-Backends (a diffusers pipeline, a host's patcher) implement :class:`Model`; everything else is written against it once.
+Erasing and applying need a text encoder and a denoiser: :class:`EditableModel`, which a host's graph has to offer.
+Drawing pictures needs more: :class:`Model`. Everything else is written against these once.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from .erasure import EmbeddingMap, WeightDelta
+    from .acting import Action
+    from .erasure import WeightDelta
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,8 @@ class Patch(Protocol):
 
 
 @runtime_checkable
-class Model(Protocol):
-    """A text-to-image diffusion model: text encoder(s), denoiser and autoencoder behind one surface."""
+class EditableModel(Protocol):
+    """Text encoder(s) and denoiser of a text-to-image diffusion model, as far as erasures are concerned."""
 
     @property
     def family(self) -> str:
@@ -78,6 +80,20 @@ class Model(Protocol):
     @property
     def neutrals(self) -> Mapping[str, str]:
         """Kind of concept -> words for "nothing in particular" where this model has its own; mostly empty."""
+
+    def encode(self, prompts: Sequence[str]) -> Encoded:
+        """Encode prompts of any length, weights and brackets treated as the host does."""
+
+    def weights(self) -> Mapping[str, Tensor]:
+        """Canonical name -> the weight without our patches, dequantised, read when asked for."""
+
+    def patch(self, actions: Sequence[Action], deltas: Sequence[WeightDelta], rows: str = "cond") -> Patch:
+        """Put the membranes' maps before the denoiser, their changes added up, and add deltas to weights."""
+
+
+@runtime_checkable
+class Model(EditableModel, Protocol):
+    """A text-to-image diffusion model: text encoder(s), denoiser and autoencoder behind one surface."""
 
     @property
     def fingerprint(self) -> str:
@@ -107,12 +123,6 @@ class Model(Protocol):
     def size(self) -> tuple[int, int]:
         """Native picture size, height and width in pixels."""
 
-    def encode(self, prompts: Sequence[str]) -> Encoded:
-        """Encode prompts of any length, weights and brackets treated as the host does."""
-
-    def weights(self) -> Mapping[str, Tensor]:
-        """Canonical name -> the unpatched weight, dequantised, read when asked for."""
-
     def predict(self, x: Tensor, t: Tensor, encoded: Encoded) -> Tensor:
         """One evaluation of the denoiser: x [B, c, h, w], t [B] or scalar training timestep."""
 
@@ -133,14 +143,6 @@ class Model(Protocol):
 
     def encode_image(self, images: Tensor) -> Tensor:
         """Scaled latents of pictures [B, 3, H, W] in 0..1 (mean of the posterior)."""
-
-    def patch(
-        self,
-        maps: Mapping[str, Sequence[tuple[EmbeddingMap, float]]],
-        deltas: Sequence[WeightDelta],
-        rows: str = "cond",
-    ) -> Patch:
-        """Put maps (space -> maps with gains, their changes added up) before the denoiser, add deltas to weights."""
 
 
 def from_pipeline(pipe: Any) -> Model:

@@ -12,7 +12,7 @@ from torch import Tensor
 from .embeddings import Text, encode_texts
 from .erasure import POOLED_SPACE
 from .errors import WrongBase
-from .models import Model
+from .models import EditableModel
 
 PROMPTS = (
     "a photo of a cat",
@@ -28,7 +28,7 @@ PROJECTIONS = 16
 SAME, CLOSE = 1e-2, 0.2
 
 
-def probe(model: Model) -> dict[str, str]:
+def probe(model: EditableModel) -> dict[str, str]:
     """Text space -> base64 of float16 [8, 16]: mean content row of each prompt, projected in 16 fixed directions."""
     texts = encode_texts(model, PROMPTS)
     result = {}
@@ -47,7 +47,7 @@ def probe_distance(one: str, other: str) -> float:
     return float(np.linalg.norm(a - b) / max(np.linalg.norm(a), 1e-12))
 
 
-def check_encoder(made_on: Mapping[str, str], model: Model) -> str:
+def check_encoder(made_on: Mapping[str, str], model: EditableModel) -> str:
     """Empty for the same encoder, a sentence of warning for a close one; raises WrongBase beyond that."""
     current = probe(model)
     distance = max((probe_distance(made_on[space], current[space]) for space in made_on if space in current), default=0)

@@ -12,9 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..acting import Action
 from ..encoding import EncodedText, TextEncoder, encode_text
-from ..erasure import EmbeddingMap, WeightDelta
+from ..erasure import WeightDelta
 from ..errors import BadInput, WrongFamily
+from ..gates import words_of
 from ..keys import family_of
 from ..models import Encoded
 from .patching import Patching, PipelinePatch
@@ -153,9 +155,11 @@ class DiffusersModel:
         scheduler.set_timesteps(steps)
         x = torch.stack([torch.randn(shape, generator=g) for g in generators]) * scheduler.init_noise_sigma
         x = self._to(x)
-        both = self._with_negative(encoded, negative, cfg, (height, width))
+        other = self._negative(negative, count) if cfg > 1 else None
+        both = _sized(encoded if other is None else _stack(other, encoded), (height, width))
+        ids = ([] if other is None else words_of(other)) + words_of(encoded)
         extra = {"generator": generators} if "generator" in inspect.signature(scheduler.step).parameters else {}
-        with self._patching.marking(count, guided=cfg > 1):
+        with self._patching.sampling(ids, negative=len(ids) - count):
             for i, t in enumerate(scheduler.timesteps):
                 inputs = scheduler.scale_model_input(torch.cat([x, x]) if cfg > 1 else x, t)
                 prediction = self._predict(inputs, t, both)
@@ -167,15 +171,13 @@ class DiffusersModel:
                     callback(i + 1, len(scheduler.timesteps))
         return x
 
-    def _with_negative(self, encoded: Encoded, negative: Encoded | None, cfg: float, size: tuple[int, int]) -> Encoded:
-        if cfg <= 1:
-            return _sized(encoded, size)
+    def _negative(self, negative: Encoded | None, count: int) -> Encoded:
         other = self.encode([""]) if negative is None else negative
-        if len(other) == 1 and len(encoded) > 1:
-            other = other.take([0] * len(encoded))
-        if len(other) != len(encoded):
-            raise BadInput(f"There are {len(encoded)} prompts but {len(other)} negative prompts; give one or as many.")
-        return _sized(_stack(other, encoded), size)
+        if len(other) == 1 and count > 1:
+            other = other.take([0] * count)
+        if len(other) != count:
+            raise BadInput(f"There are {count} prompts but {len(other)} negative prompts; give one or as many.")
+        return other
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
@@ -196,16 +198,16 @@ class DiffusersModel:
 
     def patch(
         self,
-        maps: Mapping[str, Sequence[tuple[EmbeddingMap, float]]],
+        actions: Sequence[Action],
         deltas: Sequence[WeightDelta],
         rows: str = "cond",
     ) -> PipelinePatch:
-        """Put maps in front of the denoiser and add deltas to the weights, until the result's ``undo``.
+        """Put the membranes' maps in front of the denoiser and add deltas to the weights, until the result's ``undo``.
 
         ``rows``: "cond" leaves the negative half of guided sampling alone, "all" maps it, too. A pipeline that the
         caller runs by itself does not say which rows are negative, so there every row is mapped.
         """
-        return self._patching.add(maps, deltas, rows)
+        return self._patching.add(actions, deltas, rows)
 
     def _to(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.device, self.dtype)

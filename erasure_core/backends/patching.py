@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..erasure import POOLED_SPACE, EmbeddingMap, WeightDelta
+from ..acting import Action, Stacks
+from ..erasure import POOLED_SPACE, WeightDelta
 from ..errors import BadInput, NothingMatched, WrongFamily
+from ..gates import PromptRow
 from .weights import PipelineWeights
-
-Maps = Mapping[str, Sequence[tuple[EmbeddingMap, float]]]
 
 
 class PipelinePatch:
     """Maps and deltas in force until ``undo``."""
 
-    def __init__(self, owner: Patching, maps: Maps, deltas: Sequence[WeightDelta], rows: str) -> None:
-        self.maps, self.deltas, self.rows = maps, deltas, rows
+    def __init__(self, owner: Patching, actions: Sequence[Action], deltas: Sequence[WeightDelta], rows: str) -> None:
+        self.actions, self.deltas, self.rows = actions, deltas, rows
         self._owner: Patching | None = owner
 
     def undo(self) -> None:
@@ -30,6 +31,15 @@ class PipelinePatch:
             owner.remove(self)
 
 
+@dataclass
+class _Run:
+    """One sampling: token ids of every row of the denoiser's batch, which rows are the negative, and their gains."""
+
+    ids: Sequence[tuple[int, ...]]
+    negative: int
+    gains: Tensor | None = None
+
+
 class Patching:
     """All patches of one pipeline; weights are always rebuilt from the originals, so the order of undoing is free."""
 
@@ -37,16 +47,16 @@ class Patching:
         self._unet = pipe.unet
         self._weights = weights
         self._active: list[PipelinePatch] = []
+        self._stacks = Stacks(())
         self._hook: Any = None
-        self._cond: Tensor | None = None  # while sampling: 1 for rows of the prompt, 0 for rows of the negative
+        self._run: _Run | None = None
 
-    def add(self, maps: Maps, deltas: Sequence[WeightDelta], rows: str) -> PipelinePatch:
+    def add(self, actions: Sequence[Action], deltas: Sequence[WeightDelta], rows: str) -> PipelinePatch:
         """Check everything first, then change the model."""
         if rows not in ("cond", "all"):
             raise BadInput(f"rows must be 'cond' or 'all', not {rows!r}.")
         self._check(deltas)
-        maps = {space: [(m, g) for m, g in some if g != 0] for space, some in maps.items()}
-        patch = PipelinePatch(self, maps, [d for d in deltas if d.scale != 0], rows)
+        patch = PipelinePatch(self, list(actions), list(deltas), rows)
         self._active.append(patch)
         try:
             self._refresh({delta.name for delta in patch.deltas})
@@ -61,13 +71,13 @@ class Patching:
         self._refresh({delta.name for delta in patch.deltas})
 
     @contextmanager
-    def marking(self, count: int, guided: bool) -> Iterator[None]:
-        """While the sampler runs: which rows of the denoiser's batch belong to the prompt."""
-        self._cond = torch.tensor([0.0] * count + [1.0] * count) if guided else None
+    def sampling(self, ids: Sequence[tuple[int, ...]], negative: int) -> Iterator[None]:
+        """While the sampler runs: token ids of each row of the denoiser's batch, the negative's coming first."""
+        self._run = _Run(ids, negative)
         try:
             yield
         finally:
-            self._cond = None
+            self._run = None
 
     def _check(self, deltas: Sequence[WeightDelta]) -> None:
         for delta in deltas:
@@ -95,7 +105,8 @@ class Patching:
                 total += delta.dense()
             self._weights.originals.setdefault(name, parameter.data)
             parameter.data = total.to(parameter.device, parameter.dtype)
-        self._set_hook(any(some for patch in self._active for some in patch.maps.values()))
+        self._stacks = Stacks([action for patch in self._active for action in patch.actions])
+        self._set_hook(bool(self._stacks.actions))
 
     def _set_hook(self, wanted: bool) -> None:
         if wanted and self._hook is None:
@@ -105,27 +116,37 @@ class Patching:
             self._hook = None
 
     def _map_inputs(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        hidden = kwargs["encoder_hidden_states"] if "encoder_hidden_states" in kwargs else args[2]
+        gains = self._gains(hidden)
+        mapped = self._context(hidden, gains)
         if "encoder_hidden_states" in kwargs:
-            kwargs = {**kwargs, "encoder_hidden_states": self._mapped(kwargs["encoder_hidden_states"], pooled=False)}
-        elif len(args) > 2:
-            args = (*args[:2], self._mapped(args[2], pooled=False), *args[3:])
+            kwargs = {**kwargs, "encoder_hidden_states": mapped}
+        else:
+            args = (*args[:2], mapped, *args[3:])
         added = kwargs.get("added_cond_kwargs")
         if added and "text_embeds" in added:
-            kwargs = {**kwargs, "added_cond_kwargs": {**added, "text_embeds": self._mapped(added["text_embeds"], True)}}
+            pooled = self._stacks.apply(POOLED_SPACE, added["text_embeds"], gains)
+            kwargs = {**kwargs, "added_cond_kwargs": {**added, "text_embeds": pooled}}
         return args, kwargs
 
-    def _mapped(self, rows: Tensor, pooled: bool) -> Tensor:
-        """Every map's change of the same rows, added up: the same in any order, and what baked weights do."""
-        mapped = None
-        for patch in self._active:
-            for space, some in patch.maps.items():
-                if (space == POOLED_SPACE) == pooled:
-                    for emap, gain in some:
-                        one = emap(rows, self._gain(rows, gain, patch.rows))
-                        mapped = one if mapped is None else mapped + (one - rows)
-        return rows if mapped is None else mapped
+    def _context(self, hidden: Tensor, gains: Tensor) -> Tensor:
+        for space in self._stacks.spaces:
+            if space != POOLED_SPACE:
+                hidden = self._stacks.apply(space, hidden, gains)
+        return hidden
 
-    def _gain(self, rows: Tensor, gain: float, which: str) -> float | Tensor:
-        if which == "all" or self._cond is None or len(self._cond) != len(rows):
-            return gain
-        return (self._cond * gain).to(rows).reshape(-1, *[1] * (rows.dim() - 1))
+    def _gains(self, hidden: Tensor) -> Tensor:
+        """[rows, membranes]; found once for a sampling, for a pipeline that the caller runs by itself at each call."""
+        run = self._run if self._run is not None and len(self._run.ids) == len(hidden) else None
+        if run is not None and run.gains is not None:
+            return run.gains
+        gains = torch.zeros(len(hidden), len(self._stacks.actions))
+        which = [patch.rows for patch in self._active for _ in patch.actions]
+        for row in range(len(hidden)):
+            found = self._stacks.activations(PromptRow(hidden[row], None if run is None else run.ids[row]))
+            for i, activation in enumerate(found):
+                if which[i] == "all" or run is None or row >= run.negative:
+                    gains[row, i] = activation.gain
+        if run is not None:
+            run.gains = gains
+        return gains

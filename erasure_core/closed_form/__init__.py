@@ -9,8 +9,8 @@ from typing import Any
 from ..concepts import Concept, ConceptSet, concept_set
 from ..erasure import Erasure
 from ..errors import BadInput
-from ..models import Model
-from ..options import explain_options, read_options
+from ..models import EditableModel
+from ..options import explain_options, parse_options, read_options
 from . import uce
 
 METHODS: Mapping[str, ModuleType] = {module.NAME: module for module in (uce,)}
@@ -30,7 +30,7 @@ def _method(name: str) -> ModuleType:
 
 
 def erase(
-    model: Model,
+    model: EditableModel,
     concepts: str | Concept | ConceptSet | Iterable[str | Concept],
     method: str = "uce",
     preserve: Iterable[str] = (),
@@ -53,3 +53,15 @@ def erase(
     words = model.neutrals if neutrals is None else neutrals
     result: Erasure = module.run(model, chosen, settings, parity, words)
     return result
+
+
+def erase_with(
+    model: EditableModel, concepts: str | Concept | ConceptSet | Iterable[str | Concept], method: str, options: str
+) -> Erasure:
+    """:func:`erase` with the settings as text, as in "lamb=0.1, expand_prompts=no"; "parity=yes" is one of them."""
+    given = parse_options(options)
+    parity = given.pop("parity", "no").lower()
+    if parity not in ("yes", "no"):
+        raise BadInput(f"The option 'parity' cannot be {parity!r}. It takes yes (published defaults) or no.")
+    settings: dict[str, Any] = dict(given)
+    return erase(model, concepts, method, parity=parity == "yes", **settings)

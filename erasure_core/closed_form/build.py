@@ -13,7 +13,7 @@ from ..concepts import Concept
 from ..diagnostics import diagnose
 from ..erasure import POOLED_SPACE, POOLED_WEIGHT, EmbeddingMap, Erasure, MapFactor, WeightDelta, cross_attention_names
 from ..errors import BadInput
-from ..models import Model
+from ..models import EditableModel
 from ..probe import probe
 from ..solver import EditProblem
 
@@ -22,7 +22,7 @@ _TRIES = 8
 
 
 def finish(
-    model: Model,
+    model: EditableModel,
     problems: Mapping[str, EditProblem],
     recipe: Mapping[str, Any],
     gate: Mapping[str, Any],
@@ -79,7 +79,7 @@ def _largest_group(owners: Tensor) -> int:
     return int(torch.bincount(owners).max()) if len(owners) else 0
 
 
-def _gram(model: Model, space: str, up: Tensor) -> tuple[Tensor, str]:
+def _gram(model: EditableModel, space: str, up: Tensor) -> tuple[Tensor, str]:
     """Gram matrix of the terms' outputs; of the terms themselves where weights are quantised and cannot be read."""
     weights = model.weights()
     names = [POOLED_WEIGHT] if space == POOLED_SPACE else cross_attention_names(weights)

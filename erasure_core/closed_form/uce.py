@@ -17,7 +17,7 @@ from ..concepts import Concept, ConceptSet
 from ..embeddings import Pair, RowSet, select_pairs, select_rows
 from ..erasure import POOLED_SPACE, Erasure, WeightDelta, cross_attention_names
 from ..errors import BadInput
-from ..models import Model
+from ..models import EditableModel
 from ..options import choice, flag, number
 from ..solver import EditProblem
 from ..templates import BARE, fill, sentences, uce_templates
@@ -65,7 +65,7 @@ class Settings:
 
 
 def run(
-    model: Model, concepts: ConceptSet, settings: Settings, parity: bool, neutrals: Mapping[str, str] | None
+    model: EditableModel, concepts: ConceptSet, settings: Settings, parity: bool, neutrals: Mapping[str, str] | None
 ) -> Erasure:
     """Erase ``concepts`` from ``model``; see :func:`erasure_core.erase`."""
     ordered = sorted(concepts, key=lambda c: (c.target, c.kind))  # any order of input gives the same erasure
@@ -147,7 +147,7 @@ class _Setup:
         return "art" if concept.kind == "style" else ""
 
     def problem(
-        self, model: Model, space: str, pairs: Sequence[Pair], kept: tuple[str, ...]
+        self, model: EditableModel, space: str, pairs: Sequence[Pair], kept: tuple[str, ...]
     ) -> tuple[EditProblem, RowSet]:
         selector = "POOLED" if space == POOLED_SPACE else self.selector
         rows = select_pairs(model, pairs, selector)
@@ -160,7 +160,7 @@ class _Setup:
         problem = EditProblem(rows.erase, rows.anchors, preserve, ridge, rows.weights, weights, rows.groups, space)
         return problem, rows
 
-    def preserved(self, model: Model, space: str, rows: RowSet, kept: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+    def preserved(self, model: EditableModel, space: str, rows: RowSet, kept: tuple[str, ...]) -> tuple[Tensor, Tensor]:
         """Rows that must stay, with weights: the user's phrases, and in our defaults empty prompt and start token."""
         pooled = space == POOLED_SPACE
         if self.parity:
@@ -175,7 +175,7 @@ class _Setup:
         return torch.cat([stay, empty]), torch.cat([torch.full((len(stay),), scale).double(), weights])
 
     def _preserved_officially(
-        self, model: Model, rows: RowSet, kept: tuple[str, ...], pooled: bool
+        self, model: EditableModel, rows: RowSet, kept: tuple[str, ...], pooled: bool
     ) -> tuple[Tensor, Tensor]:
         scale = self.settings.preserve_scale
         if self.settings.generation == "2023":
@@ -189,7 +189,7 @@ class _Setup:
         return found, torch.full((len(found),), 1.0 if scale is None else scale).double()
 
 
-def _to_nothing_said(model: Model, rows: RowSet) -> RowSet:
+def _to_nothing_said(model: EditableModel, rows: RowSet) -> RowSet:
     """Moderation without the start token: aim at the empty prompt's row at the same position of the chunk."""
     empty = select_rows(model, [""], "ALL77")
     anchors = torch.stack([empty[max(1, origin.position % len(empty))] for origin in rows.origins])
@@ -197,7 +197,7 @@ def _to_nothing_said(model: Model, rows: RowSet) -> RowSet:
 
 
 def _tensor_deltas(
-    model: Model, problems: Mapping[str, EditProblem], row_sets: Mapping[str, RowSet]
+    model: EditableModel, problems: Mapping[str, EditProblem], row_sets: Mapping[str, RowSet]
 ) -> dict[str, WeightDelta]:
     """2023's "tensor" targets ``W A - <u, W A> u`` with ``u = W C / |W C|_F`` over each phrase's whole sequence.
 
