@@ -79,6 +79,10 @@ class Stacks:
         """Names of the text spaces that anything acts on."""
         return tuple(self._stacks)
 
+    def width(self, space: str) -> int | None:
+        """Width of the vectors of a space; None if nothing acts on it."""
+        return next((action.maps[space].width for action in self.actions if space in action.maps), None)
+
     def activations(self, prompt: PromptRow) -> tuple[Activation, ...]:
         """Of every membrane for one prompt."""
         return tuple(action.activation(prompt) for action in self.actions)

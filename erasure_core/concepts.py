@@ -20,7 +20,7 @@ from .concept_syntax import KINDS, Line, Phrase, at, read_line, split_lines, wri
 from .errors import BadInput
 from .phrases import EXAMPLE, MAX_WORDS, checked_kind, checked_weight, clean, clean_all, control_sentence, is_control
 
-__all__ = ["KINDS", "MAX_WORDS", "NEUTRAL", "Concept", "ConceptSet", "concept_set", "parse_concepts"]
+__all__ = ["KINDS", "MAX_WORDS", "NEUTRAL", "Concept", "ConceptSet", "check_text", "concept_set", "parse_concepts"]
 
 NEUTRAL: Mapping[str, str] = {
     "object": "thing",
@@ -158,6 +158,11 @@ def parse_concepts(text: str, kind: str = "object") -> ConceptSet:
     if not isinstance(text, str):
         raise BadInput(f"Concepts are written as text, one per line, not as {type(text).__name__}: {EXAMPLE}")
     return ConceptSet(*_read(text, kind))
+
+
+def check_text(text: str, kind: str = "object") -> None:
+    """Raise BadInput, naming line and column, if the text cannot be read; it may hold no concept at all."""
+    _read(text, kind)
 
 
 def _read(text: str, kind: str) -> _Parts:

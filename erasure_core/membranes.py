@@ -115,11 +115,11 @@ def apply(
     if act_on not in ACT_ON:
         raise BadInput(f"act_on is one of {', '.join(ACT_ON)}, not {act_on!r}.")
     given = [membranes] if isinstance(membranes, Membrane) else list(membranes)
-    solved = [_solved(model, membrane) for membrane in given]
+    ready = [solved(model, membrane) for membrane in given]
     actions, deltas, receipts = [], [], []
-    for membrane, (erasure, again) in zip(given, solved, strict=True):
+    for membrane, (erasure, again) in zip(given, ready, strict=True):
         strength = float(membrane.strength)
-        notes = again + _check(model, erasure) + _summed(erasure, [other for other, _ in solved])
+        notes = again + _check(model, erasure) + _summed(erasure, [other for other, _ in ready])
         form = "weights" if act_on == "weights" or erasure.applies != "kv" else "text"
         changed = erasure.deltas(model.weights()) if form == "weights" else erasure.weight_deltas
         deltas += [delta.scaled(strength) for delta in changed.values()]
@@ -132,14 +132,16 @@ def apply(
     return Applied(model.patch(actions, [delta for delta in deltas if delta.scale != 0], rows), tuple(receipts))
 
 
-def _solved(model: EditableModel, membrane: Membrane) -> tuple[Erasure, tuple[str, ...]]:
-    """The erasure itself, or the one that the recipe of a missing file gives."""
+def solved(model: EditableModel, membrane: Membrane) -> tuple[Erasure, tuple[str, ...]]:
+    """The erasure itself, or the one that the recipe of a missing file gives, and a note that says so."""
     erasure: Erasure = membrane.erasure
     if erasure.maps or erasure.weight_deltas:
         return erasure, ()
     if not erasure.recipe:
         raise NothingMatched("The erasure is empty: it changes nothing. Choose another file or erase again.")
-    return erase_again(model, erasure.recipe), (f"the file of '{membrane.label}' is missing: solved again",)
+    return erase_again(model, erasure.recipe), (
+        f"the file of '{membrane.label}' is missing: solved again from its recipe",
+    )
 
 
 def _phrases(erasure: Erasure) -> list[str]:

@@ -1,4 +1,37 @@
-"""The ComfyUI nodes: id -> class and id -> title. This version has none; the library and its commands come first."""
+"""The nodes as ComfyUI sees them. Nothing heavy is imported until a node runs."""
 
-NODE_CLASS_MAPPINGS: dict[str, type] = {}
-NODE_DISPLAY_NAME_MAPPINGS: dict[str, str] = {}
+from __future__ import annotations
+
+import importlib.util
+import logging
+
+from .concepts import Concepts
+from .demo import DemoModel
+from .erase import Erase
+from .membranes import ApplyMembranes, Inspect, LoadMembrane, SaveMembrane
+
+NODE_CLASS_MAPPINGS = {
+    "MembraneDemoModel": DemoModel,
+    "MembraneConcepts": Concepts,
+    "MembraneErase": Erase,
+    "MembraneLoad": LoadMembrane,
+    "MembraneSave": SaveMembrane,
+    "MembraneApply": ApplyMembranes,
+    "MembraneInspect": Inspect,
+}
+NODE_DISPLAY_NAME_MAPPINGS = {
+    "MembraneDemoModel": "Demo Model (Membrane)",
+    "MembraneConcepts": "Concepts (Membrane)",
+    "MembraneErase": "Erase (Membrane)",
+    "MembraneLoad": "Load Membrane",
+    "MembraneSave": "Save Membrane",
+    "MembraneApply": "Apply Membranes",
+    "MembraneInspect": "Inspect Membranes",
+}
+
+if importlib.util.find_spec("folder_paths") is None:  # not in the host: a test or a tool reads the nodes
+    logging.getLogger(__name__).debug("ComfyUI is not here, so its folders are not registered")
+else:
+    from .host import register_folder
+
+    register_folder()

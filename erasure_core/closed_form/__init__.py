@@ -59,9 +59,19 @@ def erase_with(
     model: EditableModel, concepts: str | Concept | ConceptSet | Iterable[str | Concept], method: str, options: str
 ) -> Erasure:
     """:func:`erase` with the settings as text, as in "lamb=0.1, expand_prompts=no"; "parity=yes" is one of them."""
+    parity, settings = _split(options)
+    return erase(model, concepts, method, parity=parity, **settings)
+
+
+def check_options(method: str, options: str) -> None:
+    """Raise BadInput if :func:`erase_with` would not take the method or its settings."""
+    read_options(_method(method).Settings, _split(options)[1], method)
+
+
+def _split(options: str) -> tuple[bool, dict[str, Any]]:
+    """Parity, and the method's own settings."""
     given = parse_options(options)
     parity = given.pop("parity", "no").lower()
     if parity not in ("yes", "no"):
         raise BadInput(f"The option 'parity' cannot be {parity!r}. It takes yes (published defaults) or no.")
-    settings: dict[str, Any] = dict(given)
-    return erase(model, concepts, method, parity=parity == "yes", **settings)
+    return parity == "yes", dict(given)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from ..atomic import atomic_write
 from ..erasure import Erasure
 from ..errors import BadInput, WrongFamily
 from ..keys import FAMILIES, Family, family_of
-from .describe import file_report
+from .describe import erasure_report, file_report
 from .detect import kind_of
 from .files import Header, read_header, read_tensors
 from .kohya import read_kohya
@@ -25,7 +26,7 @@ from .peft import read_peft
 from .serial import write_safetensors
 
 FORMS = ("native", "lora")
-__all__ = ["FORMS", "describe", "load", "save"]
+__all__ = ["FORMS", "describe", "dump", "erasure_report", "load", "save", "with_ending"]
 
 
 def load(path: str | os.PathLike[str], base: Any = None) -> Erasure:
@@ -82,19 +83,38 @@ def save(
 ) -> Path:
     """Write ``erasure`` to ``path`` (``.safetensors`` is added if it is missing); returns the path written.
 
+    The arguments are those of :func:`dump`. Raises CannotWrite, with the old file untouched.
+    """
+    data = dump(erasure, form, weights, dtype)
+    return atomic_write(with_ending(path), lambda stream: stream.write(data))
+
+
+def dump(
+    erasure: Erasure,
+    form: str = "native",
+    weights: Mapping[str, Tensor] | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> bytes:
+    """What :func:`save` writes. Equal erasures give equal bytes.
+
     ``form``: ``native`` keeps everything and fits each model with the same text encoder; ``lora`` is for any host and
     needs the model's ``weights`` by canonical name if the erasure has maps. ``dtype`` of the LoRA: float32 (exact) or
-    float16. Equal erasures give equal bytes. Raises CannotWrite, with the old file untouched.
+    float16.
     """
     if form not in FORMS:
         raise BadInput(f"Unknown form '{form}'. Known: {', '.join(FORMS)}.")
     tensors, metadata = native_tensors(erasure) if form == "native" else lora_tensors(erasure, weights, dtype)
     if not tensors:
         raise BadInput("This erasure changes nothing, so there is nothing to save.")
+    stream = io.BytesIO()
+    write_safetensors(stream, tensors, metadata)
+    return stream.getvalue()
+
+
+def with_ending(path: str | os.PathLike[str]) -> Path:
+    """The path with the ending that files of erasures have."""
     target = Path(path)
-    if target.suffix.lower() != ".safetensors":
-        target = target.with_name(target.name + ".safetensors")
-    return atomic_write(target, lambda stream: write_safetensors(stream, tensors, metadata))
+    return target if target.suffix.lower() == ".safetensors" else target.with_name(target.name + ".safetensors")
 
 
 def describe(path: str | os.PathLike[str]) -> str:

@@ -21,14 +21,29 @@ def file_report(header: Header, erasure: Erasure) -> str:
     lines = [
         ("file", f"{header.name}, {_size(header.size)}"),
         ("format", _format(header, erasure)),
+        *_known(erasure),
+        *_foreign(header),
+    ]
+    return _written(lines)
+
+
+def erasure_report(erasure: Erasure) -> str:
+    """The same for an erasure that has no file: family, concepts, method, ranks, layers and what was measured."""
+    return _written(_known(erasure))
+
+
+def _known(erasure: Erasure) -> list[tuple[str, str]]:
+    return [
         ("family", _family(erasure)),
         *_recipe(erasure),
         *_contents(erasure),
         *_facts("measured", erasure.diagnostics),
         *_base(erasure),
         *_gate(erasure),
-        *_foreign(header),
     ]
+
+
+def _written(lines: list[tuple[str, str]]) -> str:
     return "\n".join(f"{label:<10} {text}" for label, text in lines)
 
 

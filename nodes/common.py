@@ -1,0 +1,39 @@
+"""Inputs and words that several nodes share, so that they look and mean the same everywhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+OUTPUTS = (
+    "The model without the concepts, for any sampler. The model that came in is unchanged.",
+    "The text encoder, its vectors unchanged: it notes the words of each prompt, so that gates can read them.",
+    "What was done, as text: layers, rank, size of the change, drift, warnings.",
+)
+
+
+def model_input() -> tuple[str, dict[str, Any]]:
+    """MODEL."""
+    tip = "The model to change, after its LoRAs. Stable Diffusion 1, 2 or XL, or the demo model."
+    return ("MODEL", {"tooltip": tip})
+
+
+def clip_input() -> tuple[str, dict[str, Any]]:
+    """CLIP."""
+    tip = "The text encoder of the same checkpoint, after its LoRAs and CLIP Set Last Layer."
+    return ("CLIP", {"tooltip": tip})
+
+
+def strength_input() -> tuple[str, dict[str, Any]]:
+    """Strength of a membrane."""
+    return (
+        "FLOAT",
+        {
+            "default": 1.0,
+            "min": -10.0,
+            "max": 10.0,
+            "step": 0.05,
+            "round": 0.001,
+            "tooltip": "How strongly it acts, -10 to 10: 0 = off, to the last bit; 1 = as solved; more exaggerates; "
+            "below 0 draws the concept into other prompts.",
+        },
+    )

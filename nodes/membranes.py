@@ -1,0 +1,233 @@
+"""Load, save, apply and inspect membranes: the list of erasures that travels along MEMBRANE links."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .common import OUTPUTS, clip_input, model_input, strength_input
+
+NONE = "(no file yet)"
+
+
+class LoadMembrane:
+    """A file -> one more membrane in the list."""
+
+    CATEGORY = "Membrane"
+    DESCRIPTION = (
+        "Reads an erasure: a Membrane file, or a LoRA that erases (SPM, ESD, Sliders, ACE). Chain several of these "
+        "through 'membranes' like LoRA loaders. A renamed file is found by its content, a missing one solved again."
+    )
+    RETURN_TYPES = ("MEMBRANE",)
+    RETURN_NAMES = ("membranes",)
+    OUTPUT_TOOLTIPS = ("The list with this membrane at its end, for Apply Membranes.",)
+    FUNCTION = "run"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """File, strength, gate, and a list to extend."""
+        from ..erasure_core.gates import GATES
+        from . import host
+
+        return {
+            "required": {
+                "file": (
+                    host.file_names() or [NONE],
+                    {"tooltip": "A file in models/membranes, or loras/... for one in models/loras."},
+                ),
+                "strength": strength_input(),
+                "gate": (
+                    list(GATES),
+                    {
+                        "default": "always",
+                        "tooltip": "When it acts. always = for every prompt; words = only for prompts that name the "
+                        "concept (its phrases and their plurals), all others stay the same to the last bit.",
+                    },
+                ),
+            },
+            "optional": {
+                "membranes": (
+                    "MEMBRANE",
+                    {"tooltip": "Membranes to which this one is added. Not connected = the list starts here."},
+                ),
+            },
+            "hidden": {"unique_id": "UNIQUE_ID", "extra_pnginfo": "EXTRA_PNGINFO"},
+        }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, file: str | None) -> bool:
+        """A name that is not in the list is no error yet: the file may be found by its content."""
+        return True
+
+    @classmethod
+    def IS_CHANGED(cls, file: str, **others: Any) -> Any:
+        """What the file is now."""
+        from .files import state_of
+
+        return state_of(file)
+
+    def run(
+        self,
+        file: str,
+        strength: float,
+        gate: str,
+        membranes: Any = None,
+        unique_id: str | None = None,
+        extra_pnginfo: Any = None,
+    ) -> dict[str, Any]:
+        """Read the file and add it to the list."""
+        from ..erasure_core import Membrane
+        from .files import find
+        from .show import loaded
+
+        found = find(file, extra_pnginfo, unique_id)
+        membrane = Membrane(found.erasure, strength=strength, gate=gate, name=found.name)
+        return loaded((*(membranes or ()), membrane), found)
+
+
+class SaveMembrane:
+    """A list -> one file."""
+
+    CATEGORY = "Membrane"
+    DESCRIPTION = (
+        "Writes membranes into one .safetensors file: 'native' is a few kilobytes and fits every model with the same "
+        "text encoder; 'lora' is for any program that loads LoRA, for one model. Several membranes are added up."
+    )
+    RETURN_TYPES = ("STRING",)
+    RETURN_NAMES = ("file",)
+    OUTPUT_TOOLTIPS = ("Name of the file, as Load Membrane lists it.",)
+    FUNCTION = "run"
+    OUTPUT_NODE = True
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """What to save, where, and in which form."""
+        return {
+            "required": {
+                "membranes": ("MEMBRANE", {"tooltip": "What to save, from Erase or Load Membrane."}),
+                "name": (
+                    "STRING",
+                    {
+                        "default": "erasure",
+                        "tooltip": "File name without ending, in models/membranes (native) or models/loras (lora). "
+                        "Subfolders with / are made; %date% patterns as in Save Image.",
+                    },
+                ),
+                "form": (
+                    ["native", "lora"],
+                    {
+                        "default": "native",
+                        "tooltip": "native = kilobytes, with everything needed to gate, join and solve again. "
+                        "lora = plain LoRA for ComfyUI, AUTOMATIC1111, Forge and diffusers; acts on every prompt.",
+                    },
+                ),
+                "precision": (
+                    ["fp32", "fp16"],
+                    {"default": "fp32", "tooltip": "Of a lora: fp32 = exact, fp16 = half the size. native is fp32."},
+                ),
+                "overwrite": (
+                    "BOOLEAN",
+                    {
+                        "default": False,
+                        "tooltip": "If the file exists with other content: on = replace it, off = save beside it "
+                        "with a number. The same content is never written twice.",
+                    },
+                ),
+            },
+            "optional": {
+                "model": ("MODEL", {"tooltip": "For the lora form: the model it will be used with. Else not needed."}),
+                "clip": ("CLIP", {"tooltip": "For the lora form: the text encoder of the same checkpoint."}),
+            },
+            "hidden": {"unique_id": "UNIQUE_ID"},
+        }
+
+    def run(
+        self,
+        membranes: Any,
+        name: str,
+        form: str,
+        precision: str,
+        overwrite: bool,
+        model: Any = None,
+        clip: Any = None,
+        unique_id: str | None = None,
+    ) -> dict[str, Any]:
+        """Add up and write."""
+        from .files import write
+        from .show import saved
+
+        return saved(write(membranes, name, form, precision, overwrite, model, clip, unique_id))
+
+
+class ApplyMembranes:
+    """MODEL, CLIP, a list -> the same with the membranes in force."""
+
+    CATEGORY = "Membrane"
+    DESCRIPTION = (
+        "Puts membranes in force: connect MODEL and CLIP to whatever would have used the checkpoint's. After each run "
+        "the node shows how far every membrane acted on every prompt."
+    )
+    RETURN_TYPES = ("MODEL", "CLIP", "STRING")
+    RETURN_NAMES = ("model", "clip", "receipt")
+    OUTPUT_TOOLTIPS = OUTPUTS
+    FUNCTION = "run"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """What to change, the list, which prompts and in which form."""
+        return {
+            "required": {
+                "model": model_input(),
+                "clip": clip_input(),
+                "membranes": ("MEMBRANE", {"tooltip": "The list, from Load Membrane or Erase."}),
+                "rows": (
+                    ["cond", "all"],
+                    {
+                        "default": "cond",
+                        "tooltip": "cond = the negative prompt stays as it is; all = it is changed, too, as a LoRA "
+                        "would. Changes of weights always act on both.",
+                    },
+                ),
+                "act_on": (
+                    ["auto", "text", "weights"],
+                    {
+                        "default": "auto",
+                        "tooltip": "text = the prompt is changed on its way into the model; needs no weight, works on "
+                        "fp8 and GGUF. weights = baked in, so that save nodes write it. auto = text where possible.",
+                    },
+                ),
+            },
+            "hidden": {"unique_id": "UNIQUE_ID"},
+        }
+
+    def run(
+        self, model: Any, clip: Any, membranes: Any, rows: str, act_on: str, unique_id: str | None = None
+    ) -> dict[str, Any]:
+        """Apply all of them at once."""
+        from ..erasure_core import apply
+        from .model import HostModel
+        from .show import applied
+
+        return applied(apply(HostModel(model, clip, unique_id), membranes, act_on, rows))
+
+
+class Inspect:
+    """A list -> what is in it."""
+
+    CATEGORY = "Membrane"
+    DESCRIPTION = "Says what membranes are: concepts, method, settings, layers, ranks, and what was measured."
+    RETURN_TYPES = ("STRING",)
+    RETURN_NAMES = ("text",)
+    OUTPUT_TOOLTIPS = ("Everything that is known, as text.",)
+    FUNCTION = "run"
+    OUTPUT_NODE = True
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """The list."""
+        return {"required": {"membranes": ("MEMBRANE", {"tooltip": "From Erase or Load Membrane."})}}
+
+    def run(self, membranes: Any) -> dict[str, Any]:
+        """Describe each membrane."""
+        from .show import inspected
+
+        return inspected(membranes)

@@ -1,0 +1,171 @@
+"""A MODEL and a CLIP of a graph behind the core's contract; patching makes clones, so nothing ever has to be undone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..erasure_core.acting import Action
+from ..erasure_core.erasure import WeightDelta
+from ..erasure_core.errors import BadInput, NothingMatched, WrongFamily
+from ..erasure_core.keys import family_of
+from ..erasure_core.models import Encoded
+from . import host
+from .acting import Entry, MappedText
+from .stamp import stamped
+from .weights import HostWeights
+
+CHUNK = 77
+END = 49407  # the end-of-text token of every CLIP tokenizer
+_BATCH = 32  # prompts encoded in one go where the host allows it
+
+
+class HostPatch:
+    """Clones of MODEL and CLIP with membranes in force; the ones that were given are untouched."""
+
+    def __init__(self, model: Any, clip: Any) -> None:
+        self.model, self.clip = model, clip
+
+    def undo(self) -> None:
+        """Nothing to do: using the original again is all it takes."""
+
+
+class HostModel:
+    """What erasing and applying need of a graph. ``node_id`` is where progress and live gains are shown.
+
+    Raises WrongFamily for a model or text encoder that is no Stable Diffusion 1, 2 or XL.
+    """
+
+    def __init__(self, model: Any, clip: Any, node_id: str | None = None) -> None:
+        self._model, self._clip, self._node_id = model, clip, node_id
+        self._family = family_of({**host.shapes(model), **host.shapes(clip.patcher)})
+        self._weights = HostWeights(self._family, model, clip.patcher)
+        self._encoded: dict[str, tuple[Tensor, dict[str, list[list[int]]], Tensor | None]] = {}
+
+    @property
+    def family(self) -> str:
+        """``sd1``, ``sd2`` or ``sdxl``."""
+        return self._family.name
+
+    @property
+    def spaces(self) -> Mapping[str, int]:
+        """Text spaces by name and width, the cross-attention space first."""
+        widths = {self._family.spaces[0]: self._family.context}
+        if self.family == "sdxl":
+            widths[self._family.spaces[1]] = self._family.text[1].projection or 0
+        return widths
+
+    @property
+    def clip_skip(self) -> int:
+        """1 = the last layer, 2 = the one before; what CLIP Set Last Layer says, else the family's usual one."""
+        return host.clip_skip_of(self._clip) or (2 if self.family == "sdxl" else 1)
+
+    @property
+    def neutrals(self) -> Mapping[str, str]:
+        """The demo model's own neutral words; empty for others."""
+        words: Mapping[str, str] = getattr(host.settings_of(self._model), "membrane_neutrals", {})
+        return words
+
+    def weights(self) -> Mapping[str, Tensor]:
+        """Canonical name -> float32 copy with the LoRAs of earlier nodes but without our own changes."""
+        return self._weights
+
+    def encode(self, prompts: Sequence[str]) -> Encoded:
+        """Encode prompts of any length as the host does; each distinct prompt once for this object."""
+        if not prompts:
+            raise BadInput("There is no prompt to encode.")
+        self._encode_missing([p for p in dict.fromkeys(prompts) if p not in self._encoded])
+        found = [self._encoded[prompt] for prompt in prompts]
+        names = list(found[0][1])
+        chunks = [len(ids[names[0]]) for _, ids, _ in found]
+        longest = math.lcm(*chunks)
+        hidden = torch.cat([rows.repeat(1, longest // own, 1) for (rows, _, _), own in zip(found, chunks, strict=True)])
+        tokens = {
+            name: torch.stack([torch.tensor(ids[name] * (longest // len(ids[name]))) for _, ids, _ in found])
+            for name in names
+        }
+        ends = torch.tensor([[chunk.index(END) for chunk in row.tolist()] for row in tokens[names[0]]])
+        pooled = None
+        if self.family == "sdxl":
+            pooled = torch.cat([vector for _, _, vector in found if vector is not None])
+        return Encoded(hidden, tokens, ends, pooled, {"chunks": torch.tensor(chunks)})
+
+    def _encode_missing(self, prompts: Sequence[str]) -> None:
+        if not prompts:
+            return
+        advance = host.progress(len(prompts), self._node_id)
+        size = 1 if self.family == "sdxl" else _BATCH  # of several chunks the host gives the first one's pooled vector
+        for start in range(0, len(prompts), size):
+            host.stop_if_asked()
+            part = prompts[start : start + size]
+            tokens = [host.tokenize(self._clip, prompt) for prompt in part]
+            for prompt, own, (rows, pooled) in zip(part, tokens, self._encode_together(tokens), strict=True):
+                ids = {host.ENCODERS.get(key, key): [_ids(chunk) for chunk in own[key]] for key in self._order(own)}
+                self._encoded[prompt] = (rows, ids, pooled)
+            advance(start + len(part))
+
+    def _encode_together(self, tokens: Sequence[Mapping[str, Any]]) -> list[tuple[Tensor, Tensor | None]]:
+        """Prompts as the chunks of one: each chunk is encoded by itself, so one call serves many prompts."""
+        joined = {key: [chunk for own in tokens for chunk in own[key]] for key in tokens[0]}
+        hidden, pooled = host.encode(self._clip, joined)
+        hidden = hidden.detach().float().cpu().clone()
+        counts = [len(own[self._order(own)[0]]) * CHUNK for own in tokens]
+        if hidden.shape[1] != sum(counts):
+            raise WrongFamily(
+                f"This text encoder gives {hidden.shape[1]} rows for {sum(counts)} tokens, so its rows cannot be told "
+                "apart. Membrane works with the CLIP encoders of Stable Diffusion 1, 2 and XL."
+            )
+        if hidden.shape[2] != self._family.context:
+            raise WrongFamily(
+                f"This text encoder gives vectors of width {hidden.shape[2]}, this model reads {self._family.context}. "
+                "Connect MODEL and CLIP of the same checkpoint."
+            )
+        vector = None if pooled is None else pooled.detach().float().cpu().clone()
+        return [(rows, vector) for rows in hidden.split(counts, dim=1)]
+
+    def _order(self, tokens: Mapping[str, Any]) -> list[str]:
+        """The host's keys of the encoders, CLIP-L first, as the rows are joined."""
+        return sorted(tokens, key=lambda key: list(host.ENCODERS).index(key) if key in host.ENCODERS else 9)
+
+    def patch(self, actions: Sequence[Action], deltas: Sequence[WeightDelta], rows: str = "cond") -> HostPatch:
+        """Clones with the maps in front of the denoiser and the deltas added to the weights."""
+        if rows not in ("cond", "all"):
+            raise BadInput(f"rows must be 'cond' or 'all', not {rows!r}.")
+        model, clip = self._model.clone(), stamped(self._clip)
+        self._add(model, [delta for delta in deltas if delta.name.startswith("unet.")])
+        self._add(clip.patcher, [delta for delta in deltas if not delta.name.startswith("unet.")])
+        if actions:
+            earlier = host.wrapper_of(model)
+            entries = [Entry(action, rows, self._node_id) for action in actions]
+            mapped = MappedText([*(earlier.entries if earlier is not None else ()), *entries])
+            host.put_wrappers(model, mapped, mapped.around_sampling)
+        return HostPatch(model, clip)
+
+    def _add(self, patcher: Any, deltas: Sequence[WeightDelta]) -> None:
+        if not deltas:
+            return
+        shapes = host.shapes(patcher)
+        names = {delta.name: self._weights.host_name(delta.name) for delta in deltas}
+        for delta in deltas:
+            name = names[delta.name]
+            if name is None or name not in shapes:
+                raise NothingMatched(f"The model has no weight {delta.name}; the erasure belongs to another model.")
+            if shapes[name] != delta.shape:
+                raise WrongFamily(
+                    f"{delta.name} is {shapes[name]} in this model but {delta.shape} in the erasure. "
+                    "Use the erasure with the model family it was made for."
+                )
+        low = {names[d.name]: (d.up.float() * d.scale, d.down.float()) for d in deltas if d.diff is None}
+        full = {names[d.name]: d.dense() for d in deltas if d.diff is not None}
+        taken = host.add_low_rank(patcher, low) | host.add_full(patcher, full)
+        if len(taken) != len(deltas):
+            raise NothingMatched(f"ComfyUI took only {len(taken)} of {len(deltas)} changes of weights.")
+
+
+def _ids(chunk: Sequence[tuple[Any, ...]]) -> list[int]:
+    """Token ids of a chunk; -1 for the vectors of a textual inversion."""
+    return [int(entry[0]) if isinstance(entry[0], int) else -1 for entry in chunk]

@@ -1,0 +1,66 @@
+"""What the nodes show: the panel's data and the text outputs, made from what the core says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ..erasure_core.erasure import Erasure
+from ..erasure_core.formats import erasure_report
+from ..erasure_core.membranes import Applied
+from .files import Found
+
+
+def applied(done: Applied, membranes: tuple[Any, ...] | None = None) -> dict[str, Any]:
+    """Clones, membranes if the node gives any, and the receipt as text and for the panel."""
+    middle = () if membranes is None else (membranes,)
+    panel = {"kind": "receipt", "entries": [asdict(receipt) for receipt in done.receipts]}
+    return {"ui": {"membrane": [panel]}, "result": (done.patch.model, done.patch.clip, *middle, done.receipt)}
+
+
+def loaded(membranes: tuple[Any, ...], found: Found) -> dict[str, Any]:
+    """The list, and what the file holds."""
+    membrane = membranes[-1]
+    panel = {
+        "kind": "file",
+        "entries": [
+            {
+                "name": membrane.label,
+                "lines": _facts(found.erasure),
+                "notes": [found.note] if found.note else [],
+                "strength": membrane.strength,
+                "gate": membrane.gate,
+            }
+        ],
+    }
+    return {"ui": {"membrane": [panel], "reference": [found.reference]}, "result": (membranes,)}
+
+
+def saved(written: tuple[str, Path, Erasure]) -> dict[str, Any]:
+    """Where it went."""
+    name, path, erasure = written
+    size = f"{path.stat().st_size / 1000:.1f} kB"
+    panel = {
+        "kind": "file",
+        "entries": [{"name": name, "lines": [["saved", size], *_facts(erasure)], "notes": []}],
+    }
+    return {"ui": {"membrane": [panel]}, "result": (name,)}
+
+
+def inspected(membranes: Sequence[Any]) -> dict[str, Any]:
+    """One block of text for each membrane."""
+    blocks = [
+        f"{membrane.label}  (strength {membrane.strength:g}, gate {membrane.gate})\n{erasure_report(membrane.erasure)}"
+        for membrane in membranes
+    ]
+    text = "\n\n".join(blocks) or "no membrane"
+    return {"ui": {"membrane": [{"kind": "text", "text": text, "entries": []}]}, "result": (text,)}
+
+
+def _facts(erasure: Erasure) -> list[list[str]]:
+    """The lines of a description that fit on a node."""
+    wanted = ("family", "method", "erases", "map", "weights")
+    rows = [line.partition(" ") for line in erasure_report(erasure).splitlines()]
+    return [[label, text.strip()] for label, _, text in rows if label in wanted]

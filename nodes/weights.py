@@ -1,0 +1,63 @@
+"""The weights of a MODEL and a CLIP by canonical name, as the graph so far has made them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..erasure_core.errors import BadInput, IllConditioned
+from ..erasure_core.keys import Family
+from . import host
+
+
+class HostWeights(Mapping[str, Tensor]):
+    """Canonical name -> float32 copy on the processor: base weight, dequantised, with the LoRAs of earlier nodes.
+
+    Our own changes are left out, so that several membranes add up whatever the order of their nodes.
+    """
+
+    def __init__(self, family: Family, model: Any, text: Any) -> None:
+        self._model, self._text = model, text
+        self._shapes = {**host.shapes(text), **host.shapes(model)}
+        self._names = {ours: theirs for ours, theirs in family.host_names().items() if theirs in self._shapes}
+
+    @cached_property
+    def _patches(self) -> Mapping[str, Any]:
+        return {**host.key_patches(self._text), **host.key_patches(self._model)}
+
+    def host_name(self, name: str) -> str | None:
+        """The host's name of a weight; None if the model has none such."""
+        return self._names.get(name)
+
+    def __getitem__(self, name: str) -> Tensor:
+        key = self._names[name]
+        if key not in self._patches:
+            raise BadInput(_quantised(name, "in a packed form"))
+        (weight, dequantise), *patches = self._patches[key]
+        if not weight.is_floating_point() or hasattr(weight, "tensor_type"):
+            raise BadInput(_quantised(name, str(weight.dtype)))
+        plain = dequantise(weight.detach().to("cpu", torch.float32, copy=True))
+        result = host.weight_with(plain, [patch for patch in patches if not host.is_ours(patch)], key)
+        if not torch.isfinite(result).all():
+            raise IllConditioned(f"The model's weight {name} holds NaN or infinite values. Load an intact checkpoint.")
+        return result
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names  # Mapping's own test would copy the weight
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def _quantised(name: str, how: str) -> str:
+    return (
+        f"The weight {name} is quantised ({how}) and cannot be read as numbers. "
+        "Apply the erasure to the text (act_on = text), which needs no weight, or load the model unquantised."
+    )
