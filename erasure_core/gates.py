@@ -71,9 +71,7 @@ class Words:
         """1 if any phrase stands in the prompt, also across the seam of two chunks; else 0."""
         if prompt.ids is None:
             return Activation(self.likeness(prompt.rows), "approximate")
-        ids = prompt.ids
-        found = any(ids[i : i + len(p)] == p for p in self.phrases for i in range(len(ids) - len(p) + 1))
-        return Activation(float(found), "exact")
+        return Activation(float(_names(prompt.ids, self.phrases)), "exact")
 
 
 @dataclass(frozen=True)
@@ -117,7 +115,15 @@ def make_gate(kind: str, phrases: Sequence[str], neighbours: Sequence[str], mode
     ids = frozenset(word for word in words_of(encoded) if word)
     if not ids:
         raise BadInput(f"The gate 'words' cannot look for {phrases[0]!r}: the text encoder has no token for it.")
-    return Words(ids, _likeness(phrases, neighbours, model))
+    others = ["", *PROMPTS, *neighbours[:_NEIGHBOURS]]
+    said = words_of(model.encode([escape(text) for text in others]))
+    neutral = [text for text, words in zip(others, said, strict=True) if not _names(words, ids)]
+    return Words(ids, _likeness(phrases, neutral, model))
+
+
+def _names(words: tuple[int, ...], phrases: frozenset[tuple[int, ...]]) -> bool:
+    """Whether any phrase stands in a text, as token ids."""
+    return any(words[i : i + len(p)] == p for p in phrases for i in range(len(words) - len(p) + 1))
 
 
 def words_of(encoded: Encoded) -> list[tuple[int, ...]]:
@@ -146,22 +152,16 @@ def _plural(phrase: str) -> str:
     return phrase + "s"
 
 
-def _likeness(phrases: Sequence[str], neighbours: Sequence[str], model: EditableModel) -> Likeness:
-    """References inside our sentences; the floor is what neutral prompts and neighbours reach, the ceiling what the
-    references reach among themselves."""
-    shapes = sentences("object")
-    references = [select_rows(model, [fill(shape, p) for shape in shapes], "LAST") for p in phrases]
-    texts = encode_texts(model, [*PROMPTS, "", *neighbours[:_NEIGHBOURS]])
-    others = torch.cat([text.rows[1 : text.eos + 1] for text in texts.values()]).double()
+def _likeness(phrases: Sequence[str], neutral: Sequence[str], model: EditableModel) -> Likeness:
+    """References are the concept inside our sentences; the floor is what texts of other matters reach, the ceiling what
+    the references reach among themselves."""
+    references = [select_rows(model, [fill(shape, p) for shape in sentences("object")], "LAST") for p in phrases]
+    others = torch.cat([text.rows[1 : text.eos + 1] for text in encode_texts(model, neutral).values()]).double()
     centre = others.mean(0)
     units = [torch.nn.functional.normalize(rows.double() - centre, dim=1) for rows in references]
-    all_units = torch.cat(units)
-    floor = float(_cosines(others, centre, all_units).max())
-    ceiling = 1.0
-    if len(shapes) > 1:
-        among = [(own @ own.T - 2 * torch.eye(len(own)).double()).max(1).values.min() for own in units]
-        ceiling = float(min(among))
-    return Likeness(centre, all_units, min(floor, 0.99), max(ceiling, min(floor, 0.99) + 0.01))
+    among = [(own @ own.T - 2 * torch.eye(len(own)).double()).max(1).values.min() for own in units]
+    floor = min(float(_cosines(others, centre, torch.cat(units)).max()), 0.99)
+    return Likeness(centre, torch.cat(units), floor, max(float(min(among)), floor + 0.01))
 
 
 def _cosines(rows: Tensor, centre: Tensor, references: Tensor) -> Tensor:
