@@ -6,29 +6,25 @@ imports anything of the host.
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+SCRIPTS = Path(__file__).resolve().parent / "scripts"
 PACK = "membrane-erasure.test"  # the pack's folder in the host; a name that is no identifier is the hard case
 FOLDERS = ("custom_nodes", "models", "input", "output", "temp", "user")
 NOT_SHIPPED = shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*_cache", "out", "build", "dist", "*.egg-info")
-
-PRELUDE = """
-import sys
-sys.path[:0] = [{host!r}, {root!r}]
-sys.argv = ["x", "--cpu"]
-import comfy.options
-comfy.options.enable_args_parsing()
-"""
 
 
 def host_path() -> str:
@@ -50,19 +46,35 @@ def host_environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
 
 
-def run_in_comfy(code: str, timeout: float = 300) -> str:
-    """Run ``code`` where ``import comfy.…`` and ``import erasure_core`` work; returns what it printed."""
-    done = subprocess.run(
-        [host_python(), "-c", PRELUDE.format(host=host_path(), root=str(ROOT)) + code],
-        cwd=host_path(),
-        env=host_environment(),
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+def ask(script: str, **values: Any) -> Any:
+    """What ``main(**values)`` of a file in ``scripts`` returns in the host's interpreter, both as JSON.
+
+    ``base`` among the values is the host's folder for models and results; by default one that is thrown away.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        given = json.dumps({"base": folder, **values})
+        done = subprocess.run(
+            [host_python(), str(SCRIPTS / "run.py"), script],
+            input=given,
+            cwd=host_path(),
+            env=host_environment(),
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+    answers = [line for line in done.stdout.splitlines() if line.startswith("ANSWER ")]
+    assert done.returncode == 0 and answers, done.stderr[-3000:]
+    return json.loads(answers[-1].removeprefix("ANSWER "))
+
+
+def host_versions() -> str:
+    """Which ComfyUI the tests run in, and its torch."""
+    text = (Path(host_path()) / "comfyui_version.py").read_text(encoding="utf-8")
+    found = re.search(r'__version__ = "(.+?)"', text)
+    code = "import importlib.metadata as m; print(m.version('torch'))"
+    torch = subprocess.run([host_python(), "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    return f"ComfyUI {found.group(1) if found else 'of unknown version'} (torch {torch})"
 
 
 def copy_of_pack(folder: Path) -> Path:

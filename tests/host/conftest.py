@@ -1,14 +1,22 @@
 """Fixtures of the tests that need a real ComfyUI; without ``COMFYUI_PATH`` they skip with that reason."""
 
+import os
+from pathlib import Path
+
 import pytest
-from comfy import PACK, copy_of_pack, host_path, run_in_comfy, server, snapshot
+from comfy import PACK, ask, copy_of_pack, host_path, host_versions, server, snapshot
 
 
-@pytest.fixture
-def comfy_python():
-    """Runs code in the host's interpreter and returns what it printed."""
+def pytest_report_header():
+    """The versions, where there is a host."""
+    return host_versions() if os.environ.get("COMFYUI_PATH") else "ComfyUI: none (COMFYUI_PATH is not set)"
+
+
+@pytest.fixture(scope="session")
+def in_comfy():
+    """Runs a file of ``scripts`` in the host's interpreter and returns its answer."""
     host_path()
-    return run_in_comfy
+    return ask
 
 
 @pytest.fixture(scope="session")
@@ -26,6 +34,7 @@ def pack_files(pack):
 
 @pytest.fixture(scope="session")
 def comfy_server(tmp_path_factory, pack, pack_files):
-    """One server for all tests, with the pack symlinked under the name ``PACK``."""
-    with server(tmp_path_factory.mktemp("base") / "comfyui", {PACK: pack}) as running:
+    """One server for all tests, with the pack symlinked under the name ``PACK``, and our probe."""
+    packs = {PACK: pack, "probe": Path(__file__).parent / "probe_pack"}
+    with server(tmp_path_factory.mktemp("base") / "comfyui", packs) as running:
         yield running

@@ -53,6 +53,6 @@ def test_the_installer_installs_nothing_and_names_what_is_missing(pack, tmp_path
     assert ask_host("-c", INSTALLED).stdout == installed
 
 
-def test_the_core_imports_in_the_hosts_environment(comfy_python):
-    code = "import erasure_core, json\nprint(json.dumps([m for m in ('diffusers',) if m in sys.modules]))"
-    assert json.loads(comfy_python(code).splitlines()[-1]) == []
+def test_the_core_imports_in_the_hosts_environment(pack):
+    code = "import erasure_core, json, sys; print(json.dumps([m for m in ('diffusers',) if m in sys.modules]))"
+    assert json.loads(ask_host("-c", code, cwd=pack).stdout) == []

@@ -1,6 +1,5 @@
 """The host's own prompt parser and tokenizer beside ours, on random bracket strings."""
 
-import json
 import random
 
 import pytest
@@ -26,19 +25,6 @@ PIECES = [
 PIECES += ["(", ")", "[", "]", "\n", "  ", "supercalifragilistic", ":", "\\", "1.2", "é", "円"]
 STRINGS = 300
 
-CODE = """
-import json, sys
-from comfy.sd1_clip import SDTokenizer, escape_important, token_weights, unescape_important
-prompts = json.loads({prompts!r})
-kinds = {{"eos": SDTokenizer(), "zero": SDTokenizer(pad_with_end=False)}}
-result = []
-for prompt in prompts:
-    spans = [(unescape_important(text), weight) for text, weight in token_weights(escape_important(prompt), 1.0)]
-    chunks = {{name: kind.tokenize_with_weights(prompt) for name, kind in kinds.items()}}
-    result.append([spans, chunks])
-print("RESULT" + json.dumps(result))
-"""
-
 
 def random_prompts():
     """Half of them short, the others up to five chunks long."""
@@ -56,9 +42,8 @@ def prompts():
 
 
 @pytest.fixture
-def theirs(prompts, comfy_python):
-    printed = comfy_python(CODE.format(prompts=json.dumps(prompts)))
-    return json.loads(printed.split("RESULT", 1)[1])
+def theirs(prompts, in_comfy):
+    return in_comfy("prompt_tokens", prompts=prompts)
 
 
 @pytest.fixture

@@ -1,0 +1,108 @@
+"""What the scripts share: the pack as the host loads it, its nodes, and pictures and predictions of a model."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import comfy.sample
+import comfy.samplers
+import torch
+
+ROOT = Path(__file__).resolve().parents[3]
+NAME = "membrane_pack"
+
+
+def _pack():
+    """The pack by its path, under a name of its own, as the host imports custom nodes."""
+    place = importlib.util.spec_from_file_location(NAME, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
+    module = importlib.util.module_from_spec(place)
+    sys.modules[NAME] = module
+    place.loader.exec_module(module)
+    return module
+
+
+PACK = _pack()
+
+
+def node(name, *args, **kwargs):
+    """The outputs of one of our nodes."""
+    cls = PACK.NODE_CLASS_MAPPINGS[f"Membrane{name}"]
+    out = getattr(cls(), cls.FUNCTION)(*args, **kwargs)
+    return out["result"] if isinstance(out, dict) else out
+
+
+def membranes(model, clip, text="circle -> square", options="", **changes):
+    """MEMBRANE with one erasure, its strength and gate changed as asked."""
+    (concepts,) = node("Concepts", text, "object", "star\nheart")
+    (membrane,) = node("Erase", model, clip, concepts, "uce", 1.0, options)[2]
+    return (changed(membrane, **changes),)
+
+
+def changed(membrane, **changes):
+    return type(membrane)(membrane.erasure, **{"strength": membrane.strength, "gate": membrane.gate, **changes})
+
+
+def apply(model, clip, some, rows="all", act_on="text", node_id=None):
+    """MODEL and CLIP of Apply Membranes."""
+    return node("Apply", model, clip, tuple(some), rows, act_on, unique_id=node_id)[:2]
+
+
+def text(clip, *prompts):
+    """CONDITIONING of one prompt, or of several side by side as Conditioning (Combine) makes it."""
+    return [entry for prompt in prompts for entry in clip.encode_from_tokens_scheduled(clip.tokenize(prompt))]
+
+
+def empty(model, batch=2, size=8):
+    return torch.zeros(batch, model.model.latent_format.latent_channels, size, size)
+
+
+def draw(model, positive, negative, seed=1, batch=2, steps=4, sampler="euler", cfg=5.0):
+    """Latents after a few steps."""
+    latent = empty(model, batch)
+    noise = comfy.sample.prepare_noise(latent, seed)
+    return comfy.sample.sample(
+        model, noise, steps, cfg, sampler, "normal", positive, negative, latent, seed=seed, disable_pbar=True
+    )
+
+
+SIGMAS = (14.0, 3.0, 0.7, 0.1)
+
+
+def predictions(model, positive, negative, seed=1, batch=2, sigmas=SIGMAS):
+    """The U-Net's own answers at several noise levels, [levels, positive and negative, batch, c, h, w].
+
+    They are asked for as a sampler asks, so every wrapper, hook, ControlNet and patch of the graph takes part.
+    """
+    answers = []
+    probe = model.clone()
+
+    def keep(args):
+        noise = [(args["input"] - args[name]) / args["sigma"].max() for name in ("cond_denoised", "uncond_denoised")]
+        answers.append(torch.stack(noise))
+        return args["denoised"]
+
+    def visit(denoiser, x, levels, extra_args, **kwargs):
+        for sigma in levels:
+            denoiser(x * sigma / levels[0], sigma * x.new_ones(len(x)), **extra_args)
+        return x
+
+    probe.set_model_sampler_post_cfg_function(keep, disable_cfg1_optimization=True)
+    latent = empty(model, batch)
+    sampler = comfy.samplers.KSAMPLER(visit)
+    noise = comfy.sample.prepare_noise(latent, seed)
+    levels = torch.tensor(sigmas)
+    comfy.sample.sample_custom(
+        probe, noise, 2.0, sampler, levels, positive, negative, latent, seed=seed, disable_pbar=True
+    )
+    return torch.stack(answers)
+
+
+def difference(one, other):
+    """How far ``one`` is from ``other``, relative to ``other``: the worst of the levels for predictions."""
+    assert one.shape == other.shape and torch.isfinite(one).all() and torch.isfinite(other).all()
+    flat, base = (one.double() - other.double()).flatten(1), other.double().flatten(1)
+    return float((flat.norm(dim=1) / base.norm(dim=1)).max())
+
+
+def same(one, other):
+    return torch.equal(one, other)

@@ -1,0 +1,121 @@
+"""Random models of the three families, small enough to build in half a second: ordinary MODEL and CLIP for the host."""
+
+import inspect
+
+import comfy.latent_formats
+import comfy.model_management as management
+import comfy.model_patcher
+import comfy.sd
+import comfy.sd1_clip
+import comfy.sdxl_clip
+import comfy.supported_models
+import comfy.supported_models_base
+import comfy.text_encoders.sd2_clip
+import torch
+
+PROJECTION = 96  # of SDXL's pooled vector; the host knows only square projections
+SIZES = 6 * 256  # SDXL's label besides the pooled vector
+UNET = {
+    "image_size": 32,
+    "in_channels": 4,
+    "out_channels": 4,
+    "model_channels": 32,
+    "num_res_blocks": [1, 1, 1],
+    "channel_mult": [1, 2, 2],
+    "transformer_depth": [1, 1, 0],
+    "transformer_depth_middle": 1,
+    "transformer_depth_output": [1, 1, 1, 1, 0, 0],
+    "use_spatial_transformer": True,
+    "legacy": False,
+    "use_temporal_attention": False,
+}
+
+
+class Tiny1(comfy.supported_models.SD15):
+    unet_config = {}  # noqa: RUF012 - the host's form
+    unet_extra_config = {"num_heads": 4, "num_head_channels": -1}  # noqa: RUF012
+    widths = {"l": 64}  # noqa: RUF012
+    unet = {**UNET, "context_dim": 64, "use_linear_in_transformer": False, "adm_in_channels": None}  # noqa: RUF012
+    clip = comfy.supported_models_base.ClipTarget(comfy.sd1_clip.SD1Tokenizer, comfy.sd1_clip.SD1ClipModel)
+
+
+class Tiny2(comfy.supported_models.SD20):
+    unet_config = {}  # noqa: RUF012
+    unet_extra_config = {"num_heads": 4, "num_head_channels": -1, "attn_precision": torch.float32}  # noqa: RUF012
+    widths = {"h": 48}  # noqa: RUF012
+    unet = {**UNET, "context_dim": 48, "use_linear_in_transformer": True, "adm_in_channels": None}  # noqa: RUF012
+    clip = comfy.supported_models_base.ClipTarget(
+        comfy.text_encoders.sd2_clip.SD2Tokenizer, comfy.text_encoders.sd2_clip.SD2ClipModel
+    )
+
+
+class TinyXL(comfy.supported_models.SDXL):
+    unet_config = {}  # noqa: RUF012
+    unet_extra_config = {"num_heads": 4, "num_head_channels": -1}  # noqa: RUF012
+    widths = {"l": 64, "g": 96}  # noqa: RUF012
+    unet = {  # noqa: RUF012
+        **UNET,
+        "context_dim": 160,
+        "use_linear_in_transformer": True,
+        "adm_in_channels": PROJECTION + SIZES,
+        "num_classes": "sequential",
+    }
+    clip = comfy.supported_models_base.ClipTarget(comfy.sdxl_clip.SDXLTokenizer, comfy.sdxl_clip.SDXLClipModel)
+
+
+KINDS = {"sd1": Tiny1, "sd2": Tiny2, "sdxl": TinyXL}
+
+
+def random_weights(shapes, seed):
+    """Weights by name: as large as trained ones, so that every part matters to the result."""
+    made = torch.Generator().manual_seed(seed)
+    result = {}
+    for name, shape in shapes.items():
+        values = torch.randn(shape, generator=made)
+        if "norm" in name and name.endswith("weight"):
+            result[name] = 1 + values / 10
+        elif len(shape) > 1:
+            result[name] = values * (0.5 if "embedding" in name else values[0].numel() ** -0.5)
+        else:
+            result[name] = values / 20
+    return result
+
+
+def shapes_of(module, prefix=""):
+    state = module.state_dict()
+    return {name.removeprefix(prefix): tensor.shape for name, tensor in state.items() if name.startswith(prefix)}
+
+
+def unet(kind="sd1", seed=0, dtype=torch.float32, cast=None):
+    """MODEL with weights stored as ``dtype``, computed as ``cast`` if that is another."""
+    with torch.inference_mode(False):
+        made = KINDS[kind]
+        config = made(dict(made.unet))
+        config.set_inference_dtype(dtype, cast)
+        network = config.get_model({}, "", device=management.unet_offload_device())
+        weights = random_weights(shapes_of(network, "diffusion_model."), seed)
+        network.load_model_weights({name: tensor.to(dtype) for name, tensor in weights.items()}, "")
+        return comfy.model_patcher.ModelPatcher(
+            network, load_device=management.get_torch_device(), offload_device=management.unet_offload_device()
+        )
+
+
+def text_encoder(kind="sd1", seed=1, **more):
+    """CLIP; ``more`` are arguments of the host's class."""
+    made = KINDS[kind]
+    configs = {
+        f"clip_{name}_model_config": {
+            "hidden_size": width,
+            "intermediate_size": 2 * width,
+            "num_attention_heads": 4,
+            "num_hidden_layers": 3,
+            "projection_dim": width,
+        }
+        for name, width in made.widths.items()
+    }
+    known = inspect.signature(comfy.sd.CLIP.__init__).parameters
+    extra = {"disable_dynamic": True} if "disable_dynamic" in known else {}
+    with torch.inference_mode(False):
+        clip = comfy.sd.CLIP(made.clip, model_options={**configs, "dtype": torch.float32}, **extra, **more)
+        clip.load_sd(random_weights(shapes_of(clip.cond_stage_model), seed), full_model=True)
+    return clip
