@@ -20,6 +20,8 @@ def start(base):
     import comfy.options
 
     comfy.options.enable_args_parsing()
+    import utils.extra_config  # noqa: F401 - first, as in main.py: the host has two things of the name utils
+
     warnings.filterwarnings("error", module=r"(membrane_pack|erasure_core)\b")
 
 
