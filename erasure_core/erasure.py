@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -212,6 +212,18 @@ class Erasure:
                 )
             made[name] = WeightDelta(name, down=factor.down, up=_product(weight, factor.up))
         return made
+
+
+def check_deltas(deltas: Iterable[WeightDelta], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise NothingMatched or WrongFamily if a model with weights of these ``shapes`` cannot take every delta."""
+    for delta in deltas:
+        if delta.name not in shapes:
+            raise NothingMatched(f"The model has no weight {delta.name}; the erasure belongs to another model.")
+        if delta.shape != tuple(shapes[delta.name]):
+            raise WrongFamily(
+                f"{delta.name} is {tuple(shapes[delta.name])} in this model but {delta.shape} in the erasure. "
+                "Use the erasure with the model family it was made for."
+            )
 
 
 def cross_attention_names(weights: Mapping[str, Tensor], applies: str = "kv") -> list[str]:

@@ -114,12 +114,13 @@ def apply(
     """
     if act_on not in ACT_ON:
         raise BadInput(f"act_on is one of {', '.join(ACT_ON)}, not {act_on!r}.")
-    given = [membranes] if isinstance(membranes, Membrane) else list(membranes)
+    given = checked(membranes)
     ready = [solved(model, membrane) for membrane in given]
     actions, deltas, receipts = [], [], []
     for membrane, (erasure, again) in zip(given, ready, strict=True):
         strength = float(membrane.strength)
-        notes = again + _check(model, erasure) + _summed(erasure, [other for other, _ in ready])
+        doubts = _check(model, erasure)
+        notes = again + _summed(erasure, [other for other, _ in ready])
         form = "weights" if act_on == "weights" or erasure.applies != "kv" else "text"
         changed = erasure.deltas(model.weights()) if form == "weights" else erasure.weight_deltas
         deltas += [delta.scaled(strength) for delta in changed.values()]
@@ -128,8 +129,24 @@ def apply(
         if form == "text" and erasure.maps and strength != 0:
             gate = make_gate(membrane.gate, _phrases(erasure), _neighbours(erasure), model)
             actions.append(Action(membrane.label, erasure.maps, strength, gate))
-        receipts.append(_receipt(model, membrane, erasure, form, notes))
+        receipts.append(_receipt(model, membrane, erasure, form, notes, doubts + warnings_of(erasure)))
     return Applied(model.patch(actions, [delta for delta in deltas if delta.scale != 0], rows), tuple(receipts))
+
+
+def checked(membranes: Any) -> list[Membrane]:
+    """One membrane or several as a list. Raises BadInput for anything else, or one of another version of this package.
+
+    The package may exist twice in one process, so what counts is the mark that a membrane carries, not its class.
+    """
+    given = [membranes] if hasattr(membranes, "erasure") else list(membranes or ())
+    for membrane in given:
+        mark = getattr(membrane, "schema", None)
+        if mark != Membrane.schema:
+            raise BadInput(
+                f"This is no membrane of version 1 but {mark or type(membrane).__name__}. Connect the output of Erase "
+                "or Load Membrane, and keep only one version of Membrane installed."
+            )
+    return given
 
 
 def solved(model: EditableModel, membrane: Membrane) -> tuple[Erasure, tuple[str, ...]]:
@@ -170,7 +187,14 @@ def _summed(erasure: Erasure, chosen: Sequence[Erasure]) -> tuple[str, ...]:
     return ("summed, not joint: erase the concepts together for the best result",) if sharing > 1 else ()
 
 
-def _receipt(model: EditableModel, membrane: Membrane, erasure: Erasure, form: str, notes: tuple[str, ...]) -> Receipt:
+def _receipt(
+    model: EditableModel,
+    membrane: Membrane,
+    erasure: Erasure,
+    form: str,
+    notes: tuple[str, ...],
+    warnings: tuple[str, ...],
+) -> Receipt:
     numbers: Sequence[Mapping[str, Any]] = [v for v in erasure.diagnostics.values() if isinstance(v, dict)]
     weights = model.weights()
     readers = cross_attention_names(weights, erasure.applies)
@@ -187,5 +211,5 @@ def _receipt(model: EditableModel, membrane: Membrane, erasure: Erasure, form: s
         strength=float(membrane.strength),
         gate=membrane.gate,
         notes=notes,
-        warnings=warnings_of(erasure),
+        warnings=warnings,
     )

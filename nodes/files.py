@@ -16,7 +16,7 @@ from ..erasure_core.combine import combine
 from ..erasure_core.erasure import Erasure
 from ..erasure_core.errors import BadInput, CannotWrite, UnknownFormat
 from ..erasure_core.formats import dump, load, with_ending
-from ..erasure_core.membranes import solved
+from ..erasure_core.membranes import checked, solved
 from . import host
 
 PROPERTY = "membrane"  # of a node in a workflow: what its file was
@@ -84,6 +84,7 @@ def write(
     """Save the sum of ``membranes``; returns the name as listed, the path and what was saved."""
     if not name.strip() or name.rstrip().endswith(("/", "\\")):
         raise CannotWrite("The name of the file is empty. Write one, such as no-circle.")
+    membranes = checked(membranes)
     target = _target(membranes, form, model, clip, node_id)
     erasure = combine([(solved(target, membrane)[0], float(membrane.strength)) for membrane in membranes])
     data = dump(erasure, form, None if target is None else target.weights(), _DTYPES[precision])
@@ -101,8 +102,6 @@ def _target(membranes: Sequence[Any], form: str, model: Any, clip: Any, node_id:
     """The model, where the form or a missing file needs it."""
     from .model import HostModel
 
-    if not membranes:
-        raise BadInput("There is no membrane to save. Connect at least one.")
     if model is not None and clip is not None:
         return HostModel(model, clip, node_id)
     missing = [m for m in membranes if not (m.erasure.maps or m.erasure.weight_deltas)]

@@ -10,17 +10,16 @@ import torch
 from torch import Tensor
 
 from ..erasure_core.acting import Action
-from ..erasure_core.erasure import WeightDelta
+from ..erasure_core.erasure import WeightDelta, check_deltas
 from ..erasure_core.errors import BadInput, NothingMatched, WrongFamily
 from ..erasure_core.keys import family_of
 from ..erasure_core.models import Encoded
+from ..erasure_core.prompts import CHUNK
 from . import host
 from .acting import Entry, MappedText
-from .stamp import stamped
+from .stamp import END, stamped, token_ids
 from .weights import HostWeights
 
-CHUNK = 77
-END = 49407  # the end-of-text token of every CLIP tokenizer
 _BATCH = 32  # prompts encoded in one go where the host allows it
 
 
@@ -104,7 +103,9 @@ class HostModel:
             part = prompts[start : start + size]
             tokens = [host.tokenize(self._clip, prompt) for prompt in part]
             for prompt, own, (rows, pooled) in zip(part, tokens, self._encode_together(tokens), strict=True):
-                ids = {host.ENCODERS.get(key, key): [_ids(chunk) for chunk in own[key]] for key in self._order(own)}
+                ids = {
+                    host.ENCODERS.get(key, key): [token_ids(chunk) for chunk in own[key]] for key in self._order(own)
+                }
                 self._encoded[prompt] = (rows, ids, pooled)
             advance(start + len(part))
 
@@ -148,24 +149,10 @@ class HostModel:
     def _add(self, patcher: Any, deltas: Sequence[WeightDelta]) -> None:
         if not deltas:
             return
-        shapes = host.shapes(patcher)
-        names = {delta.name: self._weights.host_name(delta.name) for delta in deltas}
-        for delta in deltas:
-            name = names[delta.name]
-            if name is None or name not in shapes:
-                raise NothingMatched(f"The model has no weight {delta.name}; the erasure belongs to another model.")
-            if shapes[name] != delta.shape:
-                raise WrongFamily(
-                    f"{delta.name} is {shapes[name]} in this model but {delta.shape} in the erasure. "
-                    "Use the erasure with the model family it was made for."
-                )
+        names = self._weights.names
+        check_deltas(deltas, self._weights.shapes())
         low = {names[d.name]: (d.up.float() * d.scale, d.down.float()) for d in deltas if d.diff is None}
         full = {names[d.name]: d.dense() for d in deltas if d.diff is not None}
         taken = host.add_low_rank(patcher, low) | host.add_full(patcher, full)
         if len(taken) != len(deltas):
             raise NothingMatched(f"ComfyUI took only {len(taken)} of {len(deltas)} changes of weights.")
-
-
-def _ids(chunk: Sequence[tuple[Any, ...]]) -> list[int]:
-    """Token ids of a chunk; -1 for the vectors of a textual inversion."""
-    return [int(entry[0]) if isinstance(entry[0], int) else -1 for entry in chunk]

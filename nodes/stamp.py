@@ -10,7 +10,7 @@ from torch import Tensor
 from ..erasure_core.gates import PromptRow, content_ids
 from . import host
 
-END = 49407
+END = 49407  # the end-of-text token of every CLIP tokenizer
 _SHOWN = 60  # characters of a prompt that are shown with its gains
 _SAME = 1e-3  # relative change of the squares' sum above which a conditioning is no longer the one that was stamped
 
@@ -32,16 +32,17 @@ def stamped(clip: Any) -> Any:
 def _stamp(clip: Any, tokens: Any, rows: Tensor) -> dict[str, Any]:
     if not isinstance(tokens, Mapping):
         return {}
-    ids = {
-        key: [[int(entry[0]) if isinstance(entry[0], int) else -1 for entry in chunk] for chunk in chunks]
-        for key, chunks in tokens.items()
-        if key in host.ENCODERS
-    }
+    ids = {key: [token_ids(chunk) for chunk in chunks] for key, chunks in tokens.items() if key in host.ENCODERS}
     if not ids:
         return {}
     first = next(key for key in host.ENCODERS if key in ids)
     words = host.words_in(clip, first, content_ids(ids[first], END))
     return {"ids": ids[first], "text": words[:_SHOWN], "size": list(rows.shape[:2]), "norm": _norm(rows)}
+
+
+def token_ids(chunk: Sequence[Sequence[Any]]) -> list[int]:
+    """Ids of the host's (token, weight, ...) entries; -1 for the vectors of a textual inversion."""
+    return [int(entry[0]) if isinstance(entry[0], int) else -1 for entry in chunk]
 
 
 def read(stamp: Mapping[str, Any] | None, rows: Tensor) -> list[tuple[PromptRow, str]]:

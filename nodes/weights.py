@@ -23,18 +23,18 @@ class HostWeights(Mapping[str, Tensor]):
     def __init__(self, family: Family, model: Any, text: Any) -> None:
         self._model, self._text = model, text
         self._shapes = {**host.shapes(text), **host.shapes(model)}
-        self._names = {ours: theirs for ours, theirs in family.host_names().items() if theirs in self._shapes}
+        self.names = {ours: theirs for ours, theirs in family.host_names().items() if theirs in self._shapes}
 
     @cached_property
     def _patches(self) -> Mapping[str, Any]:
         return {**host.key_patches(self._text), **host.key_patches(self._model)}
 
-    def host_name(self, name: str) -> str | None:
-        """The host's name of a weight; None if the model has none such."""
-        return self._names.get(name)
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of every weight, without reading any."""
+        return {ours: self._shapes[theirs] for ours, theirs in self.names.items()}
 
     def __getitem__(self, name: str) -> Tensor:
-        key = self._names[name]
+        key = self.names[name]
         if key not in self._patches:
             raise BadInput(_quantised(name, "in a packed form"))
         (weight, dequantise), *patches = self._patches[key]
@@ -47,13 +47,13 @@ class HostWeights(Mapping[str, Tensor]):
         return result
 
     def __contains__(self, name: object) -> bool:
-        return name in self._names  # Mapping's own test would copy the weight
+        return name in self.names  # Mapping's own test would copy the weight
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
+        return iter(self.names)
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self.names)
 
 
 def _quantised(name: str, how: str) -> str:

@@ -134,3 +134,17 @@ def test_half_precision_weights_are_restored_bitwise(fresh, circle):
         x = torch.zeros(1, 8, 8, 8, dtype=torch.bfloat16)
         assert fresh.pipe.unet(x, 500, encoder_hidden_states=hidden).sample.dtype == torch.bfloat16
     assert fresh.fingerprint == before
+
+
+@pytest.mark.parametrize("thing", ["circle", 3, type("Old", (), {"schema": "membrane/0", "erasure": None})()])
+def test_what_is_no_membrane_is_refused_by_its_mark(demo, thing):
+    with pytest.raises(BadInput, match="This is no membrane of version 1 but (str|int|membrane/0)"):
+        apply(demo, [thing])
+
+
+def test_a_membrane_of_another_copy_of_the_package_is_taken(demo, circle):
+    """A host holds its own copy of the package beside one that is installed; classes differ, the mark does not."""
+    fields = {"schema": "membrane/1", "erasure": circle, "strength": 1.0, "gate": "always", "label": "from elsewhere"}
+    other = type("Membrane", (), fields)()
+    with apply(demo, other) as applied:
+        assert "from elsewhere" in applied.receipt

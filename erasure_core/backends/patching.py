@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ..acting import Action, Stacks
-from ..erasure import POOLED_SPACE, WeightDelta
-from ..errors import BadInput, NothingMatched, WrongFamily
+from ..erasure import POOLED_SPACE, WeightDelta, check_deltas
+from ..errors import BadInput
 from ..gates import PromptRow
 from .weights import PipelineWeights
 
@@ -55,7 +55,7 @@ class Patching:
         """Check everything first, then change the model."""
         if rows not in ("cond", "all"):
             raise BadInput(f"rows must be 'cond' or 'all', not {rows!r}.")
-        self._check(deltas)
+        check_deltas(deltas, self._weights.shapes())
         patch = PipelinePatch(self, list(actions), list(deltas), rows)
         self._active.append(patch)
         try:
@@ -78,17 +78,6 @@ class Patching:
             yield
         finally:
             self._run = None
-
-    def _check(self, deltas: Sequence[WeightDelta]) -> None:
-        for delta in deltas:
-            if delta.name not in self._weights:
-                raise NothingMatched(f"The model has no weight {delta.name}; the erasure belongs to another model.")
-            wanted = tuple(self._weights.parameter(delta.name).shape)
-            if delta.shape != wanted:
-                raise WrongFamily(
-                    f"{delta.name} is {wanted} in this model but {delta.shape} in the erasure. "
-                    "Use the erasure with the model family it was made for."
-                )
 
     @torch.no_grad()
     def _refresh(self, names: set[str]) -> None:
