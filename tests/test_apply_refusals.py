@@ -138,7 +138,7 @@ def test_half_precision_weights_are_restored_bitwise(fresh, circle):
 
 @pytest.mark.parametrize("thing", ["circle", 3, type("Old", (), {"schema": "membrane/0", "erasure": None})()])
 def test_what_is_no_membrane_is_refused_by_its_mark(demo, thing):
-    with pytest.raises(BadInput, match="This is no membrane of version 1 but (str|int|membrane/0)"):
+    with pytest.raises(BadInput, match=r"This is no membrane of version 1 but (str|int|membrane/0)"):
         apply(demo, [thing])
 
 
