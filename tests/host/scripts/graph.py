@@ -33,7 +33,7 @@ def node(name, *args, **kwargs):
 
 def membranes(model, clip, text="circle -> square", options="", **changes):
     """MEMBRANE with one erasure, its strength and gate changed as asked."""
-    (concepts,) = node("Concepts", text, "object", "star\nheart")
+    (concepts,) = node("Concepts", text, "object", "cross\ntriangle")
     (membrane,) = node("Erase", model, clip, concepts, "uce", 1.0, options)[2]
     return (changed(membrane, **changes),)
 
