@@ -151,8 +151,14 @@ class HostModel:
             return
         names = self._weights.names
         check_deltas(deltas, self._weights.shapes())
-        low = {names[d.name]: (d.up.float() * d.scale, d.down.float()) for d in deltas if d.diff is None}
-        full = {names[d.name]: d.dense() for d in deltas if d.diff is not None}
-        taken = host.add_low_rank(patcher, low) | host.add_full(patcher, full)
-        if len(taken) != len(deltas):
-            raise NothingMatched(f"ComfyUI took only {len(taken)} of {len(deltas)} changes of weights.")
+        taken = 0
+        for delta in deltas:  # one by one: several membranes may change the same weight
+            if delta.up is None or delta.down is None:
+                found = host.add_full(patcher, {names[delta.name]: delta.dense()})
+            else:
+                found = host.add_low_rank(
+                    patcher, {names[delta.name]: (delta.up.float() * delta.scale, delta.down.float())}
+                )
+            taken += len(found)
+        if taken != len(deltas):
+            raise NothingMatched(f"ComfyUI took only {taken} of {len(deltas)} changes of weights.")
