@@ -1,0 +1,83 @@
+// The panel's own words by language. What the server says (warnings, notes, files) is shown as it comes.
+
+const ENGLISH = {
+  "hint.acts": "After a run: what was changed, and how far it acts on each prompt.",
+  "hint.load": "After a run: what the file holds.",
+  "hint.save": "After a run: what was saved.",
+  "hint.inspect": "After a run: everything known about the membranes.",
+  "empty": "No membrane in the list.",
+  "gains": "Effect on each prompt",
+  "gains.tip":
+    "How far each membrane changed each prompt of the last pictures: 0 = not at all, to the last bit; 1 = as solved.",
+  "waiting": "The effect on each prompt appears when pictures are drawn.",
+  "negative": "negative prompt",
+  "negative.tip": "Text of the negative prompt. It is changed only with rows = all.",
+  "approximate": "approximate",
+  "approximate.tip":
+    "The words of this text are not known (it was joined, averaged or made by another text encoder), " +
+    "so its vectors were compared with those of the concept.",
+  "rows.tip": "Several texts in one conditioning",
+  "layers": "layers",
+  "layers.tip": "Places where the model reads the text: changed of all.",
+  "layers.of": (matched, total) => `${matched} of ${total}`,
+  "rank": "rank",
+  "rank.tip": "How many independent directions of the text are changed.",
+  "norm": "‖T−I‖",
+  "norm.tip": "Size of the change: the most that any text is moved, as a share of its own length.",
+  "drift": "drift",
+  "drift.tip": "How far the preserved phrases move on average; less is better.",
+  "act_on": "acts on",
+  "act_on.tip": "text = the prompt on its way into the model; weights = the model itself.",
+  "strength": "strength",
+  "strength.tip": "0 = off, 1 = as solved.",
+  "gate": "gate",
+  "gate.tip": "always = every prompt; words = only prompts that name the concept.",
+  "family": "family",
+  "family.tip": "Kind of model.",
+};
+
+const CHINESE = {
+  "hint.acts": "运行后显示：改动了什么，以及对每条提示词的作用程度。",
+  "hint.load": "运行后显示文件的内容。",
+  "hint.save": "运行后显示保存了什么。",
+  "hint.inspect": "运行后显示这些膜的全部信息。",
+  "empty": "列表中没有膜。",
+  "gains": "对每条提示词的作用",
+  "gains.tip": "最近一次出图时，每个膜对每条提示词的改变程度：0 = 完全不变；1 = 按求解结果生效。",
+  "waiting": "出图时会显示对每条提示词的作用。",
+  "negative": "负面提示词",
+  "negative.tip": "负面提示词的文本，只有 rows = all 时才会改变。",
+  "approximate": "近似",
+  "approximate.tip": "不知道这段文本的词语（它被拼接、平均，或来自别的文本编码器），因此改为比较它与概念的向量。",
+  "rows.tip": "一个条件中有多段文本",
+  "layers": "层数",
+  "layers.tip": "模型读取文本的位置：已改动数 / 总数。",
+  "layers.of": (matched, total) => `${matched} / ${total}`,
+  "rank": "秩",
+  "rank.tip": "文本中有多少个独立方向被改动。",
+  "norm": "‖T−I‖",
+  "norm.tip": "改动的大小：文本最多移动其自身长度的多少倍。",
+  "drift": "漂移",
+  "drift.tip": "要保留的短语平均移动多少，越小越好。",
+  "act_on": "作用于",
+  "act_on.tip": "text = 进入模型途中的提示词；weights = 模型本身。",
+  "strength": "强度",
+  "strength.tip": "0 = 关闭，1 = 按求解结果。",
+  "gate": "门",
+  "gate.tip": "always = 所有提示词；words = 只对提到该概念的提示词生效。",
+  "family": "模型类别",
+  "family.tip": "模型的种类。",
+};
+
+let chosen = ENGLISH;
+
+/** Chooses the language by the host's locale, such as "zh"; English for those we do not have. */
+export function useLanguage(locale) {
+  chosen = String(locale ?? "") === "zh" ? CHINESE : ENGLISH;
+}
+
+/** One of the words above; with values where it is a sentence to fill. */
+export function say(key, ...values) {
+  const found = chosen[key] ?? ENGLISH[key] ?? key;
+  return typeof found === "function" ? found(...values) : found;
+}
