@@ -22,9 +22,7 @@ def family(request):
 
 
 @pytest.fixture(params=("prediction", "latents"))
-def found(answer, family, request, record_property):
-    for name, value in answer[family][request.param].items():
-        record_property(name, value)
+def found(answer, family, request):
     return answer[family][request.param]
 
 
