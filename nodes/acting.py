@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -74,11 +75,10 @@ class MappedText:
             gains = self._gains(context, options)
             if gains.any():
                 y = self._pooled(y, gains)
-                if host.feeds_regions(options):
-                    last = LastPatch(self._map, self._guess, context, gains)
-                    options = host.with_last_patch(options, last)
-                else:
-                    context = self._map(context, gains)
+            if host.feeds_regions(options):  # also where the prompts themselves open no gate: a region's text may
+                options = host.with_last_patch(options, LastPatch(self._map, self._guess, context, gains))
+            elif gains.any():
+                context = self._map(context, gains)
         return executor(x, timesteps, context, y, control, options, *args, **kwargs)
 
     def _map(self, rows: Tensor, gains: Tensor) -> Tensor:
@@ -187,9 +187,15 @@ class LastPatch:
 
     def _of_row(self, row: Tensor) -> Tensor:
         for own, gains in zip(self._context, self._gains, strict=True):
-            if own.shape == row.shape and torch.equal(own, row):
+            if _alike(own, row):
                 return gains[None]
         return self._guess(row[None])
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    """Whether two texts [T, d] are the same but for how often each is repeated to reach a common length."""
+    longest = math.lcm(len(one), len(other))
+    return torch.equal(one.repeat(longest // len(one), 1), other.repeat(longest // len(other), 1))
 
 
 def _cycle(gains: Tensor, size: int) -> Tensor:
