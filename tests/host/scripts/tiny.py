@@ -30,10 +30,12 @@ UNET = {
     "use_temporal_attention": False,
 }
 
+HEADS = {"num_heads": 4, "num_head_channels": -1}
+
 
 class Tiny1(comfy.supported_models.SD15):
     unet_config = {}  # noqa: RUF012 - the host's form
-    unet_extra_config = {"num_heads": 4, "num_head_channels": -1}  # noqa: RUF012
+    unet_extra_config = HEADS
     widths = {"l": 64}  # noqa: RUF012
     unet = {**UNET, "context_dim": 64, "use_linear_in_transformer": False, "adm_in_channels": None}  # noqa: RUF012
     clip = comfy.supported_models_base.ClipTarget(comfy.sd1_clip.SD1Tokenizer, comfy.sd1_clip.SD1ClipModel)
@@ -41,7 +43,7 @@ class Tiny1(comfy.supported_models.SD15):
 
 class Tiny2(comfy.supported_models.SD20):
     unet_config = {}  # noqa: RUF012
-    unet_extra_config = {"num_heads": 4, "num_head_channels": -1, "attn_precision": torch.float32}  # noqa: RUF012
+    unet_extra_config = {**HEADS, "attn_precision": torch.float32}  # noqa: RUF012
     widths = {"h": 48}  # noqa: RUF012
     unet = {**UNET, "context_dim": 48, "use_linear_in_transformer": True, "adm_in_channels": None}  # noqa: RUF012
     clip = comfy.supported_models_base.ClipTarget(
@@ -51,7 +53,7 @@ class Tiny2(comfy.supported_models.SD20):
 
 class TinyXL(comfy.supported_models.SDXL):
     unet_config = {}  # noqa: RUF012
-    unet_extra_config = {"num_heads": 4, "num_head_channels": -1}  # noqa: RUF012
+    unet_extra_config = HEADS
     widths = {"l": 64, "g": 96}  # noqa: RUF012
     unet = {  # noqa: RUF012
         **UNET,
