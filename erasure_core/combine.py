@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from .closed_form import erase
-from .concepts import Concept
 from .erasure import EmbeddingMap, Erasure, MapFactor, WeightDelta
 from .errors import BadInput, WrongFamily
-from .models import EditableModel
 
 METHOD = "sum"
 
@@ -50,27 +47,6 @@ def combine(parts: Sequence[tuple[Erasure, float]]) -> Erasure:
             "neighbours": list(dict.fromkeys(p for e, _ in parts for p in e.gate.get("neighbours", ()))),
         },
     )
-
-
-def erase_again(model: EditableModel, recipe: Mapping[str, Any]) -> Erasure:
-    """The erasure that a ``recipe`` describes, solved for ``model``: the same numbers for the same text encoder.
-
-    Raises BadInput for a recipe that is incomplete or of a method that cannot be solved again.
-    """
-    try:
-        if recipe["method"] == METHOD:
-            return combine([(erase_again(model, p["recipe"]), float(p["strength"])) for p in recipe["parts"]])
-        concepts = [
-            Concept(str(c["target"]), str(c["anchor"]), tuple(c["aliases"]), kind=str(c["kind"]), weight=c["weight"])
-            for c in recipe["concepts"]
-        ]
-        method, options = str(recipe["method"]), dict(recipe.get("options", {}))
-        parity, preserve = bool(recipe.get("parity", False)), [str(phrase) for phrase in recipe.get("preserve", ())]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise BadInput(
-            "The recipe of this membrane is incomplete, so it cannot be solved again. Get the file, or erase again."
-        ) from error
-    return erase(model, concepts, method, preserve, parity, **options)
 
 
 def _check(first: Erasure, other: Erasure) -> None:

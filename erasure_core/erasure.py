@@ -149,6 +149,8 @@ class Erasure:
 
     ``maps`` by text space, ``weight_deltas`` by canonical weight name. The rest is plain JSON data: ``recipe`` makes
     it again, ``base`` says what it was made on, ``gate`` feeds activation, ``diagnostics`` is what the solver measured.
+    ``statistics``: the problem (``solver.EditProblem``) of each space whose solution the maps are, for joining; empty
+    where there is no such problem or it was not stored.
     """
 
     schema: ClassVar[str] = "membrane/1"
@@ -160,6 +162,7 @@ class Erasure:
     base: Mapping[str, Any] = field(default_factory=dict)
     gate: Mapping[str, Any] = field(default_factory=dict)
     diagnostics: Mapping[str, Any] = field(default_factory=dict)
+    statistics: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if self.applies not in ("kv", "k", "v"):

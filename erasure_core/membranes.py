@@ -10,11 +10,11 @@ from typing import Any, ClassVar
 
 from .acting import Action
 from .advice import warnings_of
-from .combine import erase_again
 from .erasure import Erasure, cross_attention_names
 from .errors import BadInput, NothingMatched, WrongFamily
 from .formats.metadata import title
 from .gates import check_gate, make_gate
+from .join import erase_again, joined
 from .models import EditableModel, Patch
 from .probe import check_encoder
 
@@ -116,11 +116,12 @@ def apply(
         raise BadInput(f"act_on is one of {', '.join(ACT_ON)}, not {act_on!r}.")
     given = checked(membranes)
     ready = [solved(model, membrane) for membrane in given]
+    together = _together(model, [erasure for erasure, _ in ready])
     actions, deltas, receipts = [], [], []
-    for membrane, (erasure, again) in zip(given, ready, strict=True):
+    for membrane, (_, again), (erasure, how) in zip(given, ready, together, strict=True):
         strength = float(membrane.strength)
         doubts = _check(model, erasure)
-        notes = again + _summed(erasure, [other for other, _ in ready])
+        notes = again + how
         form = "weights" if act_on == "weights" or erasure.applies != "kv" else "text"
         changed = erasure.deltas(model.weights()) if form == "weights" else erasure.weight_deltas
         deltas += [delta.scaled(strength) for delta in changed.values()]
@@ -181,10 +182,19 @@ def _check(model: EditableModel, erasure: Erasure) -> tuple[str, ...]:
     return (note,) if note else ()
 
 
-def _summed(erasure: Erasure, chosen: Sequence[Erasure]) -> tuple[str, ...]:
-    """A note where other maps act on the same text: each was solved without knowing of the others."""
-    sharing = sum(bool(erasure.maps.keys() & other.maps.keys()) for other in chosen)
-    return ("summed, not joint: erase the concepts together for the best result",) if sharing > 1 else ()
+def _together(model: EditableModel, erasures: Sequence[Erasure]) -> list[tuple[Erasure, tuple[str, ...]]]:
+    """Erasures whose maps share a text, solved as one where that is possible; a note says what was done."""
+    sharing = [i for i, e in enumerate(erasures) if any(e.maps.keys() & o.maps.keys() for o in erasures if o is not e)]
+    result: list[tuple[Erasure, tuple[str, ...]]] = [(erasure, ()) for erasure in erasures]
+    if not sharing:
+        return result
+    joint = joined([erasures[i] for i in sharing], model)
+    for place, i in enumerate(sharing):
+        if joint is None:
+            result[i] = (erasures[i], ("summed, not joint: erase the concepts together for the best result",))
+        else:
+            result[i] = (joint[place], ("solved jointly with the others on the same text",))
+    return result
 
 
 def _receipt(

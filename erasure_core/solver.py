@@ -120,7 +120,7 @@ class EditProblem:
 
     def _solve_primal(self) -> Tensor:
         weighted = self.rows.erase * self.rows.omega[:, None]
-        return torch.cholesky_solve(weighted.T, _cholesky(self.gram())).T
+        return torch.cholesky_solve(weighted.T, factored(self.gram())).T
 
     def _solve_dual(self) -> Tensor:
         """First m rows of ``(ridge Omega^-1 + K K^T)^-1 K`` with K = erase and preserve rows stacked."""
@@ -128,7 +128,7 @@ class EditProblem:
         omega = torch.cat([self.rows.omega, self.rows.omega_preserve])
         inner = keys @ keys.T
         inner.diagonal().add_(self.effective_ridge / omega)
-        return torch.cholesky_solve(keys, _cholesky(inner))[: len(self.rows.erase)]
+        return torch.cholesky_solve(keys, factored(inner))[: len(self.rows.erase)]
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,8 @@ def _gram(rows: Tensor, weights: Tensor) -> Tensor:
     return (rows * weights[:, None]).T @ rows
 
 
-def _cholesky(matrix: Tensor) -> Tensor:
+def factored(matrix: Tensor) -> Tensor:
+    """Cholesky factor of a positive definite matrix; raises IllConditioned if it is not."""
     factor, info = torch.linalg.cholesky_ex(matrix)
     if info.item() != 0:
         raise IllConditioned(

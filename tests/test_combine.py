@@ -8,8 +8,9 @@ import torch
 from apply_support import NAME, picture, random_delta
 
 from erasure_core import BadInput, Erasure, Membrane, NothingMatched, WrongFamily, apply, erase, load, save
-from erasure_core.combine import combine, erase_again
+from erasure_core.combine import combine
 from erasure_core.erasure import WeightDelta
+from erasure_core.join import erase_again
 
 
 def as_stored(recipe):
@@ -17,6 +18,7 @@ def as_stored(recipe):
 
 
 def test_the_sum_does_what_all_of_them_do(demo, circle, heart):
+    circle, heart = (dataclasses.replace(e, recipe={}, statistics={}) for e in (circle, heart))
     prompts = ["a red circle", "a blue heart", "a star"]
     with apply(demo, [Membrane(circle), Membrane(heart, strength=0.5)]):
         separate = picture(demo, prompts)

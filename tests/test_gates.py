@@ -150,6 +150,7 @@ def test_neighbours_that_contain_the_concept_do_not_close_the_gate(demo):
 
 
 def test_gates_work_for_several_membranes_with_strengths(demo, circle, heart):
+    circle, heart = (dataclasses.replace(e, recipe={}, statistics={}) for e in (circle, heart))  # summed, not joint
     prompts = ["a red circle", "a red heart", "a red star"]
     before = picture(demo, prompts)
     with apply(demo, [Membrane(circle, gate="words", strength=0.7), Membrane(heart, gate="words")]):

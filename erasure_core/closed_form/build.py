@@ -64,6 +64,7 @@ def finish(
         },
         gate=gate,
         diagnostics=diagnostics,
+        statistics=problems if deltas is None else {},
     )
 
 

@@ -80,12 +80,13 @@ def save(
     form: str = "native",
     weights: Mapping[str, Tensor] | None = None,
     dtype: torch.dtype = torch.float32,
+    statistics: bool = False,
 ) -> Path:
     """Write ``erasure`` to ``path`` (``.safetensors`` is added if it is missing); returns the path written.
 
     The arguments are those of :func:`dump`. Raises CannotWrite, with the old file untouched.
     """
-    data = dump(erasure, form, weights, dtype)
+    data = dump(erasure, form, weights, dtype, statistics)
     return atomic_write(with_ending(path), lambda stream: stream.write(data))
 
 
@@ -94,16 +95,20 @@ def dump(
     form: str = "native",
     weights: Mapping[str, Tensor] | None = None,
     dtype: torch.dtype = torch.float32,
+    statistics: bool = False,
 ) -> bytes:
     """What :func:`save` writes. Equal erasures give equal bytes.
 
     ``form``: ``native`` keeps everything and fits each model with the same text encoder; ``lora`` is for any host and
     needs the model's ``weights`` by canonical name if the erasure has maps. ``dtype`` of the LoRA: float32 (exact) or
-    float16.
+    float16. ``statistics``: native only, with the rows it was solved from, so that it joins exactly without a model.
     """
     if form not in FORMS:
         raise BadInput(f"Unknown form '{form}'. Known: {', '.join(FORMS)}.")
-    tensors, metadata = native_tensors(erasure) if form == "native" else lora_tensors(erasure, weights, dtype)
+    if form == "native":
+        tensors, metadata = native_tensors(erasure, statistics)
+    else:
+        tensors, metadata = lora_tensors(erasure, weights, dtype)
     if not tensors:
         raise BadInput("This erasure changes nothing, so there is nothing to save.")
     stream = io.BytesIO()

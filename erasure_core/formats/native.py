@@ -20,13 +20,14 @@ from .files import Header
 from .matching import bias_name, implied_shape
 from .metadata import describe_erasure, family_name, legacy_trio, read_provenance
 from .parts import gather
+from .statistics import PREFIX, read_statistics, statistics_tensors
 
 _MAP_KEY = re.compile(r"map\.([A-Za-z0-9_-]+)(?:\.(\d+))?\.(down|up|bias)")
 _KEPT = (torch.float32, torch.float16, torch.bfloat16)
 
 
-def native_tensors(erasure: Erasure) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of the native file of ``erasure``."""
+def native_tensors(erasure: Erasure, statistics: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of the native file of ``erasure``; ``statistics``: with the rows it was solved from."""
     tensors: dict[str, Tensor] = {}
     for space, emap in erasure.maps.items():
         for index, factor in enumerate(emap.factors):
@@ -37,6 +38,8 @@ def native_tensors(erasure: Erasure) -> tuple[dict[str, Tensor], dict[str, str]]
     family = family_name(erasure)
     for delta in erasure.weight_deltas.values():
         tensors |= delta_tensors(delta, family)
+    if statistics:
+        tensors |= statistics_tensors(erasure.statistics)
     return tensors, describe_erasure(erasure) | legacy_trio(erasure)
 
 
@@ -75,10 +78,12 @@ def read_native(header: Header, tensors: Mapping[str, Tensor]) -> Erasure:
     """The erasure in a file of ours (either form)."""
     fields = read_provenance(header.metadata, header.name)
     maps = _read_maps({key: t for key, t in tensors.items() if key.startswith("map.")}, header.name)
-    deltas = _read_deltas({key: t for key, t in tensors.items() if not key.startswith("map.")}, header.name)
+    rows = read_statistics({key: t for key, t in tensors.items() if key.startswith(PREFIX)}, header.name)
+    rest = {key: t for key, t in tensors.items() if not key.startswith(("map.", PREFIX))}
+    deltas = _read_deltas(rest, header.name)
     if not maps and not deltas:
         raise UnknownFormat(f"{header.name} says it is a Membrane file but holds no erasure. Save it again.")
-    return Erasure(maps=maps, weight_deltas=deltas, **fields)
+    return Erasure(maps=maps, weight_deltas=deltas, statistics=rows, **fields)
 
 
 def _read_maps(tensors: Mapping[str, Tensor], file: str) -> dict[str, EmbeddingMap]:
