@@ -30,7 +30,10 @@ app.registerExtension({
     loadStyle("panel.css");
     useLanguage(app.extensionManager.setting.get("Comfy.Locale"));
     api.addEventListener("membrane.gains", ({ detail }) => {
-      panels.get(nodeOf(detail?.node_id))?.addGains(readEvent(detail));
+      const panel = panels.get(nodeOf(detail?.node_id));
+      if (!panel) return;
+      latest.set(keyOf(panel.node), panel);
+      panel.addGains(readEvent(detail));
     });
     api.addEventListener("execution_start", () => {
       for (const node of nodesOf(app.graph)) {
