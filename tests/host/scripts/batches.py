@@ -4,11 +4,17 @@ import graph
 import tiny
 import torch
 
+SIGMAS = (5.0, 0.3)
+
+
+def answers(model, positive, negative, noise):
+    return graph.predictions(model, positive, negative, noise=noise, sigmas=SIGMAS)
+
 
 def alone(model, positive, negative, noise):
     """[levels, 2, B, c, h, w], every picture by itself, each with a positive and a negative entry of its own."""
     rows = zip(positive, negative, noise, strict=True)
-    return torch.cat([graph.predictions(model, [p], [n], noise=own[None]) for p, n, own in rows], dim=2)
+    return torch.cat([answers(model, [p], [n], own[None]) for p, n, own in rows], dim=2)
 
 
 def stacked(entries):
@@ -35,22 +41,23 @@ def compare(kind, gate):
     }
     result = {}
     for name, (together, apart) in many.items():
-        batch = graph.predictions(mapped, together, [none], noise=four)
-        plain = graph.predictions(model, together, [none], noise=four)
+        batch = answers(mapped, together, [none], four)
+        plain = answers(model, together, [none], four)
         result[name] = {
             "acts": graph.difference(batch, plain),
             "alone": graph.difference(batch, alone(mapped, apart, [none] * 4, four)),
+            "bitwise plain": [graph.same(batch[:, :, i], plain[:, :, i]) for i in range(len(four))],
         }
-    together = graph.predictions(mapped, [named, other], [none], noise=four)
-    first, second = (graph.predictions(mapped, [entry], [none], noise=four) for entry in (named, other))
+    together = answers(mapped, [named, other], [none], four)
+    first, second = (answers(mapped, [entry], [none], four) for entry in (named, other))
     result["combined, batch of four"] = {
-        "acts": graph.difference(together, graph.predictions(model, [named, other], [none], noise=four)),
+        "acts": graph.difference(together, answers(model, [named, other], [none], four)),
         "alone": graph.difference(together, (first + second) / 2),
     }
-    pair = graph.predictions(mapped, [named], stacked([none, one]), noise=four)
+    pair = answers(mapped, [named], stacked([none, one]), four)
     apart = alone(mapped, [named] * 4, [none, one, none, one], four)
     result["stacked negatives"] = {
-        "acts": graph.difference(pair, graph.predictions(model, [named], stacked([none, one]), noise=four)),
+        "acts": graph.difference(pair, answers(model, [named], stacked([none, one]), four)),
         "alone": graph.difference(pair, apart),
     }
     return result
@@ -78,5 +85,4 @@ def lengths():
 
 
 def main():
-    result = {f"{kind} {gate}": compare(kind, gate) for kind in ("demo", "sdxl") for gate in ("always", "words")}
-    return {**result, "lengths": lengths()}
+    return {"demo words": compare("demo", "words"), "sdxl always": compare("sdxl", "always"), "lengths": lengths()}
