@@ -68,23 +68,20 @@ async function fitView(page) {
   await page.waitForTimeout(1000);
 }
 
-/** The picture of the template browser: what the workflow draws, two by two. */
+/** The picture of the template browser, which is square: two of the pairs that the workflow draws. */
 async function card(page) {
   const data = await page.evaluate(async () => {
     const images = Object.values(app.nodeOutputs).flatMap((output) => output?.images ?? []);
-    const urls = images.slice(0, 4).map((image) => app.api.apiURL(`/view?${new URLSearchParams(image)}`));
-    const drawn = await Promise.all(
-      urls.map(async (url) => createImageBitmap(await (await fetch(url)).blob())),
-    );
+    const urls = images.slice(0, 2).map((image) => app.api.apiURL(`/view?${new URLSearchParams(image)}`));
+    const drawn = await Promise.all(urls.map(async (url) => createImageBitmap(await (await fetch(url)).blob())));
     const [gap, { width, height }] = [16, drawn[0]];
-    const columns = drawn.length > 2 ? 2 : 1;
     const canvas = document.createElement("canvas");
-    canvas.width = columns * (width + gap) - gap;
-    canvas.height = Math.ceil(drawn.length / columns) * (height + gap) - gap;
+    canvas.width = width;
+    canvas.height = drawn.length * (height + gap) - gap;
     const pen = canvas.getContext("2d");
     pen.fillStyle = "white";
     pen.fillRect(0, 0, canvas.width, canvas.height);
-    drawn.forEach((one, i) => pen.drawImage(one, (i % columns) * (width + gap), Math.floor(i / columns) * (height + gap)));
+    drawn.forEach((one, i) => pen.drawImage(one, 0, i * (height + gap)));
     return canvas.toDataURL("image/jpeg", 0.88);
   });
   return Buffer.from(data.split(",")[1], "base64");
@@ -111,7 +108,7 @@ await withServer(async (url) => {
       const { browser, page } = await open(url, settings);
       for (const name of WORKFLOWS) {
         const workflow = JSON.parse(readFileSync(join(ROOT, "example_workflows", `${name}.json`), "utf8"));
-        await openWorkflow(page, workflow);
+        await openWorkflow(page, workflow, name);
         const [end, message] = await run(page);
         if (end !== "execution_success") throw new Error(`${name}: ${end} ${message}`);
         await page.waitForTimeout(7000); // until the message "job completed" has gone

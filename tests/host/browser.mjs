@@ -53,10 +53,8 @@ export async function open(url, settings = {}, viewport = { width: 1280, height:
 }
 
 /** Opens a workflow as if its file had been dropped on the page; waits until every node is drawn. */
-export async function openWorkflow(page, workflow) {
-  await page.evaluate(async (json) => {
-    await app.loadGraphData(json);
-  }, workflow);
+export async function openWorkflow(page, workflow, name = null) {
+  await page.evaluate(([json, title]) => app.loadGraphData(json, true, true, title), [workflow, name]);
   await page.waitForFunction((count) => app.graph.nodes.length === count, workflow.nodes.length);
   await page.waitForTimeout(700);
 }
