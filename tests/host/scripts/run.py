@@ -28,6 +28,7 @@ def start(base):
     import utils.extra_config  # noqa: F401, I001 - first, as in main.py: the host has two things of the name utils
     import comfy.controlnet
     import comfy.sample
+    import nodes  # noqa: F401
     import server  # noqa: F401
 
 
