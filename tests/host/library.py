@@ -63,7 +63,8 @@ class Library:
     def close(self) -> None:
         """End the process and remove its folder."""
         if self._process is not None and self._process.stdin is not None and self._process.stdout is not None:
+            self._process.kill()  # it holds nothing worth an orderly end
+            self._process.wait()
             self._process.stdin.close()
-            self._process.wait(60)
             self._process.stdout.close()
         self._base.cleanup()

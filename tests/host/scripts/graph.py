@@ -26,11 +26,25 @@ def _pack():
 PACK = _pack()
 
 
+def run(name, *args, **kwargs):
+    """What one of our nodes returns to the host."""
+    cls = PACK.NODE_CLASS_MAPPINGS[f"Membrane{name}"]
+    return getattr(cls(), cls.FUNCTION)(*args, **kwargs)
+
+
 def node(name, *args, **kwargs):
     """The outputs of one of our nodes."""
-    cls = PACK.NODE_CLASS_MAPPINGS[f"Membrane{name}"]
-    out = getattr(cls(), cls.FUNCTION)(*args, **kwargs)
+    out = run(name, *args, **kwargs)
     return out["result"] if isinstance(out, dict) else out
+
+
+def refusal(action, *args, **kwargs):
+    """Kind and message of what an action raises; empty if nothing."""
+    try:
+        action(*args, **kwargs)
+    except Exception as error:  # noqa: BLE001 - the tests look at its kind
+        return f"{type(error).__name__}: {error}"
+    return ""
 
 
 def membranes(model, clip, text="circle -> square", options="", **changes):

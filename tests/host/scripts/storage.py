@@ -76,14 +76,6 @@ def quantised(packed):
     return model, exact
 
 
-def refusal(model, clip, some, act_on="weights"):
-    try:
-        graph.apply(model, clip, some, act_on=act_on)
-    except Exception as error:  # noqa: BLE001 - the test looks at its kind
-        return f"{type(error).__name__}: {error}"
-    return ""
-
-
 def eight_bits(packed):
     model, exact = quantised(packed)
     clip = tiny.text_encoder()
@@ -93,8 +85,8 @@ def eight_bits(packed):
     return {
         "text": graph.difference(text, graph.predictions(graph.apply(exact, clip, some)[0], *prompts)),
         "acts": graph.difference(text, graph.predictions(model, *prompts)),
-        "refused": refusal(model, clip, some),
-        "text refused": refusal(model, clip, some, "text"),
+        "refused": graph.refusal(graph.apply, model, clip, some, act_on="weights"),
+        "text refused": graph.refusal(graph.apply, model, clip, some),
     }
 
 
@@ -103,7 +95,7 @@ def broken_weights():
     some = graph.membranes(model, clip)
     with torch.inference_mode(False):
         model.model.diffusion_model.middle_block[1].transformer_blocks[0].attn2.to_v.weight.data[3, 4] = float("nan")
-    return refusal(model, clip, some)
+    return graph.refusal(graph.apply, model, clip, some, act_on="weights")
 
 
 @contextlib.contextmanager
