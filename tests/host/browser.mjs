@@ -64,7 +64,8 @@ export async function run(page) {
   const end = await page.evaluate(async (names) => {
     const ended = new Promise((resolve) => {
       for (const name of names) {
-        app.api.addEventListener(name, ({ detail }) => resolve([name, detail?.exception_message ?? ""]), { once: true });
+        const answer = ({ detail }) => resolve([name, detail?.exception_message ?? ""]);
+        app.api.addEventListener(name, answer, { once: true });
       }
     });
     await app.queuePrompt(0, 1);

@@ -82,12 +82,15 @@ async function loadChainAndSave(page) {
   });
   facts.again = await run(page);
   facts.properties = await page.evaluate(() =>
-    app.graph.serialize().nodes.filter((node) => node.type === "MembraneLoad").map((node) => node.properties.membrane),
+    app.graph
+      .serialize()
+      .nodes.filter((node) => node.type === "MembraneLoad")
+      .map((node) => node.properties.membrane),
   );
   return facts;
 }
 
-/** The erasing workflow once, in the renderer and language that are set; a new `strength`, or the host has it cached. */
+/** The erasing workflow once, as the settings show it; a `strength` of its own, or the host would have it cached. */
 async function once(page, strength) {
   await openWorkflow(page, example("erase_a_shape"));
   await page.evaluate((value) => {

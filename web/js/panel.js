@@ -87,7 +87,7 @@ export class Panel {
     this.content.replaceChildren(...this._parts());
   }
 
-  /** Makes room for the content on the canvas; Nodes 2.0 does that by itself. Never shrinks a node that was made taller. */
+  /** Makes room for the content on the canvas; Nodes 2.0 does so itself. A node that was made taller stays so. */
   fit() {
     const { node } = this;
     if (!node.graph || this._insideNode()) return;
