@@ -1,19 +1,29 @@
-"""What a user can get wrong in the nodes: each case is told in one line, by name, with what to do; nothing is written."""
+"""What a user can get wrong in the nodes: told in one line, by name, with what to do; nothing is written."""
 
 import pytest
 
+
+def unlike(clip, model):
+    return f"WrongFamily: This text encoder gives vectors of width {clip}, this model reads {model}. Connect MODEL and CLIP"
+
+
+def foreign(space, model):
+    return f"WrongFamily: The erasure acts on the text space {space}; this {model} model has"
+
+
+ENCODER = "WrongBase: This erasure was made with another text encoder or clip-skip (distance 1"
 MODELS = {
-    "erase: SD1 model, SDXL clip": "WrongFamily: This text encoder gives vectors of width 160, this model reads 64. Conn",
-    "erase: SDXL model, SD1 clip": "WrongFamily: This text encoder gives vectors of width 64, this model reads 160. Conn",
-    "erase: SDXL model, SD2 clip": "WrongFamily: This text encoder gives vectors of width 48, this model reads 160. Conn",
-    "erase: SD1 model, SD2 clip": "WrongFamily: This text encoder gives vectors of width 48, this model reads 64. Connec",
-    "SD1 model, SDXL clip": "WrongFamily: This text encoder gives vectors of width 160, this model reads 64. Connect MODEL",
-    "SDXL model, SD1 clip": "WrongFamily: The erasure acts on the text space clip_l of width 64; this sdxl model has",
-    "SD1 model, SD2 clip": "WrongFamily: This text encoder gives vectors of width 48, this model reads 64. Connect MODEL",
-    "SDXL membrane on SD1": "WrongFamily: The erasure acts on the text space sdxl_lg of width 160; this sd1 model has",
-    "SD1 membrane on SDXL": "WrongFamily: The erasure acts on the text space clip_l of width 64; this sdxl model has",
-    "another text encoder": "WrongBase: This erasure was made with another text encoder or clip-skip (distance 1",
-    "another text encoder, weights": "WrongBase: This erasure was made with another text encoder or clip-skip (distance",
+    "erase: SD1 model, SDXL clip": unlike(160, 64),
+    "erase: SDXL model, SD1 clip": unlike(64, 160),
+    "erase: SDXL model, SD2 clip": unlike(48, 160),
+    "erase: SD1 model, SD2 clip": unlike(48, 64),
+    "SD1 model, SDXL clip": unlike(160, 64),
+    "SDXL model, SD1 clip": foreign("clip_l of width 64", "sdxl"),
+    "SD1 model, SD2 clip": unlike(48, 64),
+    "SDXL membrane on SD1": foreign("sdxl_lg of width 160", "sd1"),
+    "SD1 membrane on SDXL": foreign("clip_l of width 64", "sdxl"),
+    "another text encoder": ENCODER,
+    "another text encoder, weights": ENCODER,
 }
 ERASING = {
     "unknown option": "'uce' has no option 'lamda'. Its options: generation (2025 | 2023; default 2025)",
