@@ -4,7 +4,7 @@ import pytest
 
 
 def unlike(clip, model):
-    return f"WrongFamily: This text encoder gives vectors of width {clip}, this model reads {model}. Connect MODEL and CLIP"
+    return f"WrongFamily: This text encoder gives vectors of width {clip}, this model reads {model}. Connect MODEL and"
 
 
 def foreign(space, model):
