@@ -44,12 +44,17 @@ export async function open(url, settings = {}, viewport = { width: 1280, height:
     if (["error", "warning"].includes(line.type())) errors.push(`${line.text()} ${line.location().url}`);
   });
   await page.goto(url);
-  await page.waitForFunction(
+  await ready(page);
+  return { browser, page, errors };
+}
+
+/** Waits until the page knows our nodes. */
+export function ready(page) {
+  return page.waitForFunction(
     () => window.app?.graph && window.LiteGraph?.registered_node_types?.MembraneErase && app.extensionManager?.setting,
     null,
     { timeout: 120_000 },
   );
-  return { browser, page, errors };
 }
 
 /** Opens a workflow as if its file had been dropped on the page; waits until every node is drawn. */

@@ -3,7 +3,7 @@
 import { readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { found, open, openWorkflow, run } from "./browser.mjs";
+import { found, open, openWorkflow, ready, run } from "./browser.mjs";
 
 const ROOT = dirname(dirname(dirname(fileURLToPath(import.meta.url))));
 const [url, task] = process.argv.slice(2);
@@ -69,6 +69,12 @@ async function eraseAShape(page) {
   await page.waitForTimeout(500);
   facts.hidden = await panels(page);
   await page.evaluate(() => app.extensionManager.setting.set("Membrane.Panel.Show", true));
+  await page.reload();
+  await ready(page);
+  await openWorkflow(page, example("erase_a_shape"));
+  await edit(page, "Prompt", "text", "a green moon");
+  facts.reloadedEnd = await run(page);
+  facts.reloaded = await panels(page);
   return facts;
 }
 

@@ -84,6 +84,13 @@ def test_the_panel_survives_undo_and_can_be_hidden(see):
     assert not hidden["visible"]
 
 
+def test_a_reloaded_page_shows_the_receipt_of_a_cached_node(see):
+    facts = see("canvas")["erase"]
+    (panel,) = facts["reloaded"]["MembraneErase"]
+    assert facts["reloadedEnd"] == ["execution_success", ""]
+    assert panel["prompts"] == ["a green moon"] and "8 of 8" in panel["text"]
+
+
 def test_nothing_of_the_panel_is_queued_or_saved(see, comfy_server):
     known = comfy_server.get("/object_info", timeout=120)
     for part in ("erase", "load"):

@@ -33,6 +33,7 @@ app.registerExtension({
       const panel = panels.get(nodeOf(detail?.node_id));
       if (!panel) return;
       latest.set(keyOf(panel.node), panel);
+      if (detail.panel && !panel.report) panel.show(detail.panel); // the page was reloaded and the node is cached
       panel.addGains(readEvent(detail));
     });
     api.addEventListener("execution_start", () => {
