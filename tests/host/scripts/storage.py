@@ -11,6 +11,10 @@ from comfy.patcher_extension import WrappersMP
 DTYPES = ("float16", "bfloat16", "float8_e4m3fn")
 
 
+def answers(model, *prompts):
+    return graph.predictions(model, *prompts, batch=1)
+
+
 def rounded(kind, dtype):
     """A float32 model with the very numbers of one that is stored as ``dtype``."""
     exact, stored = tiny.unet(kind), tiny.unet(kind, dtype=dtype, cast=torch.float32)
@@ -28,11 +32,11 @@ def few_bits(name):
     prompts = graph.text(clip, "a red circle"), graph.text(clip, "blurred")
     computed = tiny.unet(dtype=dtype) if name != "float8_e4m3fn" else None  # which nothing computes in
     made = {
-        "plain": graph.predictions(stored, *prompts),
-        "text": graph.predictions(graph.apply(stored, clip, some)[0], *prompts),
-        "weights": graph.predictions(graph.apply(stored, clip, some, act_on="weights")[0], *prompts),
-        "in float32": graph.predictions(graph.apply(exact, clip, some)[0], *prompts),
-        "off": graph.predictions(graph.apply(stored, clip, [graph.changed(some[0], strength=0.0)])[0], *prompts),
+        "plain": answers(stored, *prompts),
+        "text": answers(graph.apply(stored, clip, some)[0], *prompts),
+        "weights": answers(graph.apply(stored, clip, some, act_on="weights")[0], *prompts),
+        "in float32": answers(graph.apply(exact, clip, some)[0], *prompts),
+        "off": answers(graph.apply(stored, clip, [graph.changed(some[0], strength=0.0)])[0], *prompts),
     }
     result = {
         "stored as": str(stored.model.diffusion_model.middle_block[1].transformer_blocks[0].attn2.to_k.weight.dtype),
@@ -42,12 +46,8 @@ def few_bits(name):
         "weights": graph.difference(made["weights"], made["text"]),
     }
     if computed is not None:
-        found = [
-            graph.predictions(graph.apply(computed, clip, some, act_on=a)[0], *prompts) for a in ("text", "weights")
-        ]
-        result["computed: plain"] = graph.difference(
-            graph.predictions(computed, *prompts), graph.predictions(exact, *prompts)
-        )
+        found = [answers(graph.apply(computed, clip, some, act_on=a)[0], *prompts) for a in ("text", "weights")]
+        result["computed: plain"] = graph.difference(answers(computed, *prompts), answers(exact, *prompts))
         result["computed: text"] = graph.difference(found[0], made["in float32"])
         result["computed: weights"] = graph.difference(found[1], found[0])
     return result
@@ -81,10 +81,10 @@ def eight_bits(packed):
     clip = tiny.text_encoder()
     some = graph.membranes(exact, clip)
     prompts = graph.text(clip, "a red circle"), graph.text(clip, "blurred")
-    text = graph.predictions(graph.apply(model, clip, some)[0], *prompts)
+    text = answers(graph.apply(model, clip, some)[0], *prompts)
     return {
-        "text": graph.difference(text, graph.predictions(graph.apply(exact, clip, some)[0], *prompts)),
-        "acts": graph.difference(text, graph.predictions(model, *prompts)),
+        "text": graph.difference(text, answers(graph.apply(exact, clip, some)[0], *prompts)),
+        "acts": graph.difference(text, answers(model, *prompts)),
         "refused": graph.refusal(graph.apply, model, clip, some, act_on="weights"),
         "text refused": graph.refusal(graph.apply, model, clip, some),
     }
@@ -120,7 +120,7 @@ def counted(model, prompts):
 
     spied = model.clone()
     spied.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "last", look)
-    return graph.predictions(spied, *prompts), chunks
+    return answers(spied, *prompts), chunks
 
 
 def nothing_free(device=None, torch_free_too=False, real=management.get_free_memory):
@@ -141,7 +141,7 @@ def short_of_memory(kind):
             with replaced(management, get_free_memory=nothing_free):
                 short, apart = counted(mapped, prompts)
             result[f"{gate} {rows}"] = {
-                "acts": graph.difference(normal, graph.predictions(model, *prompts)),
+                "acts": graph.difference(normal, answers(model, *prompts)),
                 "short": graph.difference(short, normal),
                 "together": sorted(map(sorted, together))[0],
                 "apart": sorted(apart),
@@ -156,13 +156,13 @@ def offloaded():
     prompts = graph.text(clip, "a red circle"), graph.text(clip, "blurred")
     made = {}
     for act_on in ("text", "weights"):
-        made[act_on] = graph.predictions(graph.apply(tiny.unet(), clip, some, act_on=act_on)[0], *prompts)
+        made[act_on] = answers(graph.apply(tiny.unet(), clip, some, act_on=act_on)[0], *prompts)
         low = graph.apply(tiny.unet(), clip, some, act_on=act_on)[0]
         state = {"vram_state": management.VRAMState.NO_VRAM, "is_device_cpu": lambda device: False}
         with replaced(management, **state):
-            made[f"{act_on}, low"] = graph.predictions(low, *prompts)
+            made[f"{act_on}, low"] = answers(low, *prompts)
             made[f"{act_on}, offloaded"] = low.model.model_lowvram
-    plain = graph.predictions(tiny.unet(), *prompts)
+    plain = answers(tiny.unet(), *prompts)
     return {
         "offloaded": [made["text, offloaded"], made["weights, offloaded"]],
         "acts": graph.difference(made["text"], plain),
