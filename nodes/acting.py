@@ -43,6 +43,7 @@ class MappedText:
 
     def __init__(self, entries: Sequence[Entry]) -> None:
         self.entries = tuple(entries)
+        self.panels: dict[str | None, Mapping[str, Any]] = {}  # node -> what it shows besides, filled as it is made
         self._stacks = Stacks([entry.action for entry in entries])
         self._on_all = torch.tensor([entry.rows == "all" for entry in entries])
 
@@ -152,6 +153,7 @@ class MappedText:
                     "membranes": [self.entries[i].action.name for i in mine],
                     "gains": gains[:, mine].tolist(),
                     "mode": _mode([row[i].mode for row in found for i in mine]),
+                    "panel": self.panels.get(node_id),  # a page that was reloaded has not seen it: the node is cached
                 },
             )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,10 +24,13 @@ _BATCH = 32  # prompts encoded in one go where the host allows it
 
 
 class HostPatch:
-    """Clones of MODEL and CLIP with membranes in force; the ones that were given are untouched."""
+    """Clones of MODEL and CLIP with membranes in force; the ones that were given are untouched.
 
-    def __init__(self, model: Any, clip: Any) -> None:
-        self.model, self.clip = model, clip
+    ``tell`` takes what the node shows, to be sent along with the live gains.
+    """
+
+    def __init__(self, model: Any, clip: Any, tell: Callable[[Mapping[str, Any]], None] = lambda panel: None) -> None:
+        self.model, self.clip, self.tell = model, clip, tell
 
     def undo(self) -> None:
         """Nothing to do: using the original again is all it takes."""
@@ -143,7 +146,9 @@ class HostModel:
             earlier = host.wrapper_of(model)
             entries = [Entry(action, rows, self._node_id) for action in actions]
             mapped = MappedText([*(earlier.entries if earlier is not None else ()), *entries])
+            mapped.panels.update(earlier.panels if earlier is not None else {})
             host.put_wrappers(model, mapped, mapped.around_sampling)
+            return HostPatch(model, clip, lambda panel: mapped.panels.update({self._node_id: panel}))
         return HostPatch(model, clip)
 
     def _add(self, patcher: Any, deltas: Sequence[WeightDelta]) -> None:

@@ -17,6 +17,7 @@ def applied(done: Applied, membranes: tuple[Any, ...] | None = None) -> dict[str
     """Clones, membranes if the node gives any, and the receipt as text and for the panel."""
     middle = () if membranes is None else (membranes,)
     panel = {"kind": "receipt", "entries": [asdict(receipt) for receipt in done.receipts]}
+    done.patch.tell(panel)
     return {"ui": {"membrane": [panel]}, "result": (done.patch.model, done.patch.clip, *middle, done.receipt)}
 
 

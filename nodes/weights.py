@@ -39,7 +39,7 @@ class HostWeights(Mapping[str, Tensor]):
             raise BadInput(_quantised(name, "in a packed form"))
         (weight, dequantise), *patches = self._patches[key]
         if not weight.is_floating_point() or hasattr(weight, "tensor_type"):
-            raise BadInput(_quantised(name, str(weight.dtype)))
+            raise BadInput(_quantised(name, str(getattr(weight, "tensor_type", weight.dtype))))
         plain = dequantise(weight.detach().to("cpu", torch.float32, copy=True))
         result = host.weight_with(plain, [patch for patch in patches if not host.is_ours(patch)], key)
         if not torch.isfinite(result).all():

@@ -1,4 +1,4 @@
-"""A real ComfyUI for the tests: its library in a process of its own interpreter, and its server.
+"""A real ComfyUI for the tests: where it is, what it is given, and its server. Its library is in ``library.py``.
 
 ``COMFYUI_PATH`` names the checkout, ``COMFYUI_PYTHON`` the interpreter that can run it. The test process itself never
 imports anything of the host.
@@ -11,17 +11,14 @@ import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPTS = Path(__file__).resolve().parent / "scripts"
 PACK = "membrane-erasure.test"  # the pack's folder in the host; a name that is no identifier is the hard case
 FOLDERS = ("custom_nodes", "models", "input", "output", "temp", "user")
 NOT_SHIPPED = shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*_cache", "out", "build", "dist", "*.egg-info")
@@ -44,28 +41,6 @@ def host_python() -> str:
 def host_environment() -> dict[str, str]:
     """One thread, because spinning threads on shared cores are slow and results must repeat; no bytecode anywhere."""
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-
-
-def ask(script: str, **values: Any) -> Any:
-    """What ``main(**values)`` of a file in ``scripts`` returns in the host's interpreter, both as JSON.
-
-    ``base`` among the values is the host's folder for models and results; by default one that is thrown away.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        given = json.dumps({"base": folder, **values})
-        done = subprocess.run(
-            [host_python(), str(SCRIPTS / "run.py"), script],
-            input=given,
-            cwd=host_path(),
-            env=host_environment(),
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
-    answers = [line for line in done.stdout.splitlines() if line.startswith("ANSWER ")]
-    assert done.returncode == 0 and answers, done.stderr[-3000:]
-    return json.loads(answers[-1].removeprefix("ANSWER "))
 
 
 def host_versions() -> str:

@@ -4,7 +4,8 @@ import os
 from pathlib import Path
 
 import pytest
-from comfy import PACK, ask, copy_of_pack, host_path, host_versions, server, snapshot
+from comfy import PACK, copy_of_pack, host_path, host_versions, server, snapshot
+from library import Library
 
 
 def pytest_report_header():
@@ -16,7 +17,9 @@ def pytest_report_header():
 def in_comfy():
     """Runs a file of ``scripts`` in the host's interpreter and returns its answer."""
     host_path()
-    return ask
+    library = Library()
+    yield library.ask
+    library.close()
 
 
 @pytest.fixture(scope="session")

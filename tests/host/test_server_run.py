@@ -69,6 +69,7 @@ def test_gains_arrive_when_only_the_text_has_changed(client, comfy_server, base,
         (event,) = events
         assert event["node_id"] == changed[0][0]
         assert (event["text"], event["mode"], event["negative"]) == (prompt, "exact", False)
+        assert event["panel"]["entries"][0]["total"] == 8  # for a page that was reloaded
         assert event["membranes"] == ["gains"] and event["gains"] == [[pytest.approx(gain)]]
     assert first[0]["run"] != second[0]["run"] and first[0]["prompt"] != second[0]["prompt"]
 

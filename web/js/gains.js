@@ -34,9 +34,9 @@ export class Gains {
 }
 
 function prompt(event) {
-  const marks = ["negative", "approximate"].filter((mark) => (mark === "negative" ? event.negative : event.mode === mark));
+  const marks = [event.negative && "negative", event.mode === "approximate" && "approximate"].filter(Boolean);
   const head = element("div", "membrane-prompt", [
-    element("span", "membrane-words", event.text || "–", event.text),
+    element("span", "membrane-words", event.text || say("empty.prompt"), event.text),
     ...marks.map((mark) => element("span", `membrane-mark membrane-${mark}`, say(mark), say(`${mark}.tip`))),
   ]);
   const rows = list(event.gains).map(list);

@@ -30,7 +30,11 @@ app.registerExtension({
     loadStyle("panel.css");
     useLanguage(app.extensionManager.setting.get("Comfy.Locale"));
     api.addEventListener("membrane.gains", ({ detail }) => {
-      panels.get(nodeOf(detail?.node_id))?.addGains(readEvent(detail));
+      const panel = panels.get(nodeOf(detail?.node_id));
+      if (!panel) return;
+      latest.set(keyOf(panel.node), panel);
+      if (detail.panel && !panel.report) panel.show(detail.panel); // the page was reloaded and the node is cached
+      panel.addGains(readEvent(detail));
     });
     api.addEventListener("execution_start", () => {
       for (const node of nodesOf(app.graph)) {

@@ -1,7 +1,7 @@
 // The panel of one node: a DOM widget, because both of the host's renderers show those.
 
 import { app } from "../../../scripts/app.js";
-import { element, record } from "./dom.js";
+import { element, list, record } from "./dom.js";
 import { Gains } from "./gains.js";
 import { body, warnings } from "./receipt.js";
 import { say } from "./words.js";
@@ -24,12 +24,18 @@ export function hasPanel(comfyClass) {
   return comfyClass in HINTS;
 }
 
+/** Whether events will follow: changes of weights, and membranes that are off, send none. */
+function reportsGains(report) {
+  return list(report.entries).some((entry) => entry?.act_on === "text" && entry.strength !== 0);
+}
+
 export class Panel {
   constructor(node) {
     this.node = node;
     this.report = null;
     this.gains = new Gains();
-    this.measured = 40;
+    this.measured = 40; // height of the content when it was last laid out
+    this.fitted = null; // height of the node as this panel has set it; null: as somebody chose it
     this.content = element("div", "membrane-content");
     this.element = element("div", "membrane-panel", [this.content]);
     this.element.tabIndex = 0; // scrolls by keyboard, and by wheel once it was clicked
@@ -43,6 +49,7 @@ export class Panel {
     });
     widget.serialize = false; // nor of the workflow's stored values
     if (node.size[0] < WIDTH) node.setSize([WIDTH, node.size[1]]);
+    new ResizeObserver(() => this.fit()).observe(this.content);
     this.draw();
   }
 
@@ -57,6 +64,8 @@ export class Panel {
 
   /** The node has run. */
   show(report) {
+    const changed = JSON.stringify(report) !== JSON.stringify(this.report);
+    if (changed && this.gains.outdated) this.gains = new Gains(); // they were another erasure's
     this.report = record(report);
     this.draw();
   }
@@ -76,12 +85,18 @@ export class Panel {
 
   draw() {
     this.content.replaceChildren(...this._parts());
-    this.fit();
   }
 
-  /** Lets the host make room for the content. */
+  /** Makes room for the content on the canvas; Nodes 2.0 does so itself. A node that was made taller stays so. */
   fit() {
-    app.graph?.setDirtyCanvas?.(true, true);
+    const { node } = this;
+    if (!node.graph || this._insideNode()) return;
+    const [height, needed] = [node.size[1], node.computeSize()[1]];
+    if (needed > height || (height === this.fitted && needed < height)) {
+      node.setSize([node.size[0], needed]);
+      this.fitted = needed;
+    }
+    node.graph.setDirtyCanvas(true, true);
   }
 
   _parts() {
@@ -89,18 +104,21 @@ export class Panel {
     const gains = this.gains.elements();
     if (!report && !gains.length) return [element("div", "membrane-hint", say(HINTS[this.node.comfyClass] ?? ""))];
     if (!report) return gains;
-    const acted = report.kind === "receipt" && (report.entries ?? []).length > 0;
-    const waiting = acted && !gains.length ? [element("div", "membrane-hint", say("waiting"))] : [];
+    const waiting = reportsGains(report) && !gains.length ? [element("div", "membrane-hint", say("waiting"))] : [];
     return [...warnings(report), ...gains, ...body(report), ...waiting];
   }
 
   /** On the canvas a panel with nothing to scroll must not stop the wheel from zooming. */
   _wheel(event) {
     const canvas = app.canvas?.canvas;
-    const insideNode = this.element.closest(".lg-node"); // Nodes 2.0: the wheel reaches the host by itself
     const scrolls = this.element.scrollHeight > this.element.clientHeight + 1;
-    if (!canvas || insideNode || (scrolls && !event.ctrlKey)) return;
+    if (!canvas || this._insideNode() || (scrolls && !event.ctrlKey)) return;
     event.preventDefault();
     canvas.dispatchEvent(new WheelEvent("wheel", event));
+  }
+
+  /** Whether Nodes 2.0 shows the panel, as a part of the page and not above the canvas. */
+  _insideNode() {
+    return this.element.closest(".lg-node") !== null;
   }
 }

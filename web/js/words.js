@@ -5,6 +5,7 @@ const ENGLISH = {
   "hint.load": "After a run: what the file holds.",
   "hint.save": "After a run: what was saved.",
   "hint.inspect": "After a run: everything known about the membranes.",
+  "empty.prompt": "(empty)",
   "empty": "No membrane in the list.",
   "gains": "Effect on each prompt",
   "gains.tip":
@@ -41,6 +42,7 @@ const CHINESE = {
   "hint.load": "运行后显示文件的内容。",
   "hint.save": "运行后显示保存了什么。",
   "hint.inspect": "运行后显示这些膜的全部信息。",
+  "empty.prompt": "（空）",
   "empty": "列表中没有膜。",
   "gains": "对每条提示词的作用",
   "gains.tip": "最近一次出图时，每个膜对每条提示词的改变程度：0 = 完全不变；1 = 按求解结果生效。",

@@ -66,8 +66,9 @@ def compare(family, rows):
     # the positive prompt names no moon; the negative one does, and is spared unless all rows are meant
     gains = [[0.37, -1.5, 0.0] if i == 0 else [0.37, -1.5, 1.0] if rows == "all" else [0.0] * 3 for i in which]
     spaces = [space for space in some[0].erasure.maps if space != "sdxl_pooled"]
-    expected = by_hand(before, [factors(m, spaces[0]) for m in some], gains)
-    found = {"text": graph.difference(after, expected), "changed": graph.difference(after, before)}
+    some_rows = slice(0, None, 5)  # of the text; loops are slow
+    expected = by_hand(before[:, some_rows], [factors(m, spaces[0]) for m in some], gains)
+    found = {"text": graph.difference(after[:, some_rows], expected), "changed": graph.difference(after, before)}
     found["spared rows are bitwise"] = all(
         graph.same(after[b], before[b]) for b, row in enumerate(gains) if not any(row)
     )

@@ -1,11 +1,13 @@
 """What the scripts share: the pack as the host loads it, its nodes, and pictures and predictions of a model."""
 
+import contextlib
 import importlib.util
 import sys
 from pathlib import Path
 
 import comfy.sample
 import comfy.samplers
+import server
 import torch
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -24,11 +26,25 @@ def _pack():
 PACK = _pack()
 
 
+def run(name, *args, **kwargs):
+    """What one of our nodes returns to the host."""
+    cls = PACK.NODE_CLASS_MAPPINGS[f"Membrane{name}"]
+    return getattr(cls(), cls.FUNCTION)(*args, **kwargs)
+
+
 def node(name, *args, **kwargs):
     """The outputs of one of our nodes."""
-    cls = PACK.NODE_CLASS_MAPPINGS[f"Membrane{name}"]
-    out = getattr(cls(), cls.FUNCTION)(*args, **kwargs)
+    out = run(name, *args, **kwargs)
     return out["result"] if isinstance(out, dict) else out
+
+
+def refusal(action, *args, **kwargs):
+    """Kind and message of what an action raises; empty if nothing."""
+    try:
+        action(*args, **kwargs)
+    except Exception as error:  # noqa: BLE001 - the tests look at its kind
+        return f"{type(error).__name__}: {error}"
+    return ""
 
 
 def membranes(model, clip, text="circle -> square", options="", **changes):
@@ -68,10 +84,15 @@ def draw(model, positive, negative, seed=1, batch=2, steps=4, sampler="euler", c
 SIGMAS = (14.0, 3.0, 0.7, 0.1)
 
 
-def predictions(model, positive, negative, seed=1, batch=2, sigmas=SIGMAS):
+def noise_for(model, batch=2, seed=1):
+    return comfy.sample.prepare_noise(empty(model, batch), seed)
+
+
+def predictions(model, positive, negative, batch=2, sigmas=SIGMAS, noise=None):
     """The U-Net's own answers at several noise levels, [levels, positive and negative, batch, c, h, w].
 
-    They are asked for as a sampler asks, so every wrapper, hook, ControlNet and patch of the graph takes part.
+    They are asked for as a sampler asks, so every wrapper, hook, ControlNet and patch of the graph takes part. A prompt
+    of several conditionings has one answer, as the host combines them.
     """
     answers = []
     probe = model.clone()
@@ -87,14 +108,35 @@ def predictions(model, positive, negative, seed=1, batch=2, sigmas=SIGMAS):
         return x
 
     probe.set_model_sampler_post_cfg_function(keep, disable_cfg1_optimization=True)
-    latent = empty(model, batch)
-    sampler = comfy.samplers.KSAMPLER(visit)
-    noise = comfy.sample.prepare_noise(latent, seed)
-    levels = torch.tensor(sigmas)
-    comfy.sample.sample_custom(
-        probe, noise, 2.0, sampler, levels, positive, negative, latent, seed=seed, disable_pbar=True
-    )
+    noise = noise_for(model, batch) if noise is None else noise
+    sampler, levels, latent = comfy.samplers.KSAMPLER(visit), torch.tensor(sigmas), torch.zeros_like(noise)
+    comfy.sample.sample_custom(probe, noise, 2.0, sampler, levels, positive, negative, latent, disable_pbar=True)
     return torch.stack(answers)
+
+
+@contextlib.contextmanager
+def events():
+    """The list of what is sent to the page meanwhile, as (event, data)."""
+    sent = []
+
+    class Page:
+        def send_sync(self, event, data, sid=None):
+            sent.append((event, data))
+
+    before = getattr(server.PromptServer, "instance", None)
+    server.PromptServer.instance = Page()
+    try:
+        yield sent
+    finally:
+        server.PromptServer.instance = before
+
+
+def gains(model, *conditionings):
+    """What the page is told of each prompt of one step: text -> (gains, mode)."""
+    with events() as sent:
+        predictions(model, *conditionings, batch=1, sigmas=(3.0,))
+    assert all(event == "membrane.gains" for event, _ in sent)
+    return {data["text"]: (data["gains"], data["mode"]) for _, data in sent}
 
 
 def difference(one, other):

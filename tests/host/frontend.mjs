@@ -1,0 +1,131 @@
+// Drives the page for test_frontend.py: node frontend.mjs URL TASK; prints what it saw as one line of JSON.
+
+import { readFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { found, open, openWorkflow, ready, run } from "./browser.mjs";
+
+const ROOT = dirname(dirname(dirname(fileURLToPath(import.meta.url))));
+const [url, task] = process.argv.slice(2);
+
+function example(name) {
+  return JSON.parse(readFileSync(join(ROOT, "example_workflows", `${name}.json`), "utf8"));
+}
+
+/** Node types the page does not know, and what it would queue. */
+function opened(page) {
+  return page.evaluate(async () => {
+    const unknown = app.graph.nodes.filter((node) => !LiteGraph.registered_node_types[node.type]);
+    return { missing: unknown.map((node) => node.type), prompt: (await app.graphToPrompt()).output };
+  });
+}
+
+/** Type -> what its panels show, as text, and whether a person can see them. */
+function panels(page) {
+  return page.evaluate(() => {
+    const shown = {};
+    for (const node of app.graph.nodes) {
+      const panel = node.widgets?.find((widget) => widget.name === "membrane_panel")?.element;
+      if (!panel) continue;
+      const parts = (name) => [...panel.querySelectorAll(name)].map((part) => part.textContent);
+      (shown[node.type] ??= []).push({
+        text: panel.textContent,
+        prompts: parts(".membrane-words"),
+        numbers: parts(".membrane-number"),
+        visible: panel.checkVisibility() && panel.getBoundingClientRect().height > 10,
+        inNode: panel.closest(".lg-node") !== null,
+        fits: panel.getBoundingClientRect().width > 10 && panel.scrollWidth <= panel.clientWidth,
+      });
+    }
+    return shown;
+  });
+}
+
+/** Sets a widget of the first node with a title, as typing does. */
+function edit(page, title, widget, value) {
+  return page.evaluate(
+    ([title, name, value]) => {
+      app.graph.nodes.find((node) => node.title === title).widgets.find((one) => one.name === name).value = value;
+    },
+    [title, widget, value],
+  );
+}
+
+async function eraseAShape(page) {
+  await openWorkflow(page, example("erase_a_shape"));
+  const facts = { ...(await opened(page)), hint: await panels(page), end: await run(page), first: await panels(page) };
+  await edit(page, "Prompt", "text", "a blue star");
+  await page.evaluate(() => {
+    app.api.addEventListener("execution_cached", ({ detail }) => (window.cached = detail.nodes), { once: true });
+  });
+  facts.again = await run(page);
+  facts.cached = await page.evaluate(() => window.cached.map((id) => app.graph.getNodeById(id).type));
+  facts.second = await panels(page);
+  facts.saved = await page.evaluate(() => app.graph.serialize().nodes.map((node) => [node.type, node.widgets_values]));
+  await page.evaluate(async () => app.loadGraphData(app.graph.serialize())); // what undo does
+  await page.waitForTimeout(500);
+  facts.rebuilt = await panels(page);
+  await page.evaluate(() => app.extensionManager.setting.set("Membrane.Panel.Show", false));
+  await page.waitForTimeout(500);
+  facts.hidden = await panels(page);
+  await page.evaluate(() => app.extensionManager.setting.set("Membrane.Panel.Show", true));
+  await page.reload();
+  await ready(page);
+  await openWorkflow(page, example("erase_a_shape"));
+  await edit(page, "Prompt", "text", "a green moon");
+  facts.reloadedEnd = await run(page);
+  facts.reloaded = await panels(page);
+  return facts;
+}
+
+async function loadChainAndSave(page) {
+  await openWorkflow(page, example("load_chain_and_save"));
+  const facts = { ...(await opened(page)), end: await run(page), first: await panels(page) };
+  await page.evaluate(() => {
+    const node = app.graph.nodes.find((one) => one.type === "MembraneLoad");
+    delete node.properties.membrane;
+    node.widgets.find((widget) => widget.name === "file").value = "no-circle-no-heart.safetensors";
+  });
+  facts.again = await run(page);
+  facts.properties = await page.evaluate(() =>
+    app.graph
+      .serialize()
+      .nodes.filter((node) => node.type === "MembraneLoad")
+      .map((node) => node.properties.membrane),
+  );
+  return facts;
+}
+
+/** The erasing workflow once, as the settings show it; a `strength` of its own, or the host would have it cached. */
+async function once(page, strength) {
+  await openWorkflow(page, example("erase_a_shape"));
+  await page.evaluate((value) => {
+    const node = app.graph.nodes.find((one) => one.type === "MembraneErase");
+    node.widgets.find((widget) => widget.name === "strength").value = value;
+  }, strength);
+  const facts = { hint: await panels(page), end: await run(page), first: await panels(page) };
+  facts.erase = await page.evaluate(() => {
+    const node = LiteGraph.createNode("MembraneErase");
+    return { title: node.title, widgets: node.widgets.map((widget) => widget.label ?? widget.name) };
+  });
+  return facts;
+}
+
+const TASKS = {
+  canvas: [{}, async (page) => ({ erase: await eraseAShape(page), load: await loadChainAndSave(page) })],
+  nodes2: [{ "Comfy.VueNodes.Enabled": true }, (page) => once(page, 0.9)],
+  chinese: [{ "Comfy.Locale": "zh" }, (page) => once(page, 0.8)],
+};
+
+if (task === "found") {
+  console.log(JSON.stringify(found().missing ?? ""));
+} else {
+  const [settings, work] = TASKS[task];
+  const defaults = { "Comfy.VueNodes.Enabled": false, "Comfy.Locale": "en" };
+  const { browser, page, errors } = await open(url, { ...defaults, ...settings });
+  try {
+    console.log(JSON.stringify({ ...(await work(page)), errors }));
+  } finally {
+    await browser.close();
+  }
+}
