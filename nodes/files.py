@@ -12,10 +12,10 @@ from typing import Any
 import torch
 
 from ..erasure_core.atomic import write_bytes
-from ..erasure_core.combine import combine
 from ..erasure_core.erasure import Erasure
 from ..erasure_core.errors import BadInput, CannotWrite, UnknownFormat
 from ..erasure_core.formats import dump, load, with_ending
+from ..erasure_core.join import join
 from ..erasure_core.membranes import checked, solved
 from . import host
 
@@ -81,12 +81,12 @@ def write(
     clip: Any,
     node_id: str | None,
 ) -> tuple[str, Path, Erasure]:
-    """Save the sum of ``membranes``; returns the name as listed, the path and what was saved."""
+    """Save ``membranes`` as one, jointly solved where possible; returns name as listed, path and what was saved."""
     if not name.strip() or name.rstrip().endswith(("/", "\\")):
         raise CannotWrite("The name of the file is empty. Write one, such as no-circle.")
     membranes = checked(membranes)
     target = _target(membranes, form, model, clip, node_id)
-    erasure = combine([(solved(target, membrane)[0], float(membrane.strength)) for membrane in membranes])
+    erasure = join([(solved(target, m)[0], float(m.strength)) for m in membranes], target)
     data = dump(erasure, form, None if target is None else target.weights(), _DTYPES[precision])
     folder = host.folder_for(host.FOLDERS[0] if form == "native" else host.FOLDERS[1])
     path = _place(name.strip(), folder)

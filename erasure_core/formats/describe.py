@@ -65,7 +65,12 @@ def _family(erasure: Erasure) -> str:
 def _recipe(erasure: Erasure) -> list[tuple[str, str]]:
     recipe = erasure.recipe
     lines = [
-        ("method", str(recipe.get("method", "not stored")) + (", official defaults" if recipe.get("parity") else ""))
+        (
+            "method",
+            str(recipe.get("method", "not stored"))
+            + (", official defaults" if recipe.get("parity") else "")
+            + (", solved jointly" if recipe.get("joint") else ""),
+        )
     ]
     for concept in concepts_of(erasure):
         also = f" (also: {', '.join(concept['aliases'])})" if concept.get("aliases") else ""

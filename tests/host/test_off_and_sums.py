@@ -38,6 +38,7 @@ def test_nodes_in_a_row_add_up(sums):
     assert sums["one of them"] > 1e-3
     assert sums["in a row, bitwise"], "the second node joins the first one's membranes"
     assert sums["in a row, cond"] == 0
+    assert sums["solved jointly"] > 1e-4, "one list is more than the sum: each map knows of the other's words"
 
 
 @pytest.mark.parametrize("name", ["list turned round", "in a row, turned round"])

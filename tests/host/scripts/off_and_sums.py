@@ -1,5 +1,7 @@
 """Off is bitwise off, nothing that was given is changed, and nodes in a row add up."""
 
+import dataclasses
+
 import comfy.patcher_extension
 import graph
 import tiny
@@ -95,9 +97,14 @@ def behind(membrane):
 
 
 def sums(model, clip):
-    """Relative differences between nodes in a row and one node with the list."""
-    one = graph.membranes(model, clip, strength=0.8)[0]
-    two = graph.membranes(model, clip, "heart -> star", strength=-0.5)[0]
+    """Relative differences between nodes in a row and one node with the list, of membranes that cannot be joined."""
+    joinable = (
+        graph.membranes(model, clip, strength=0.8)[0],
+        graph.membranes(model, clip, "heart -> star", strength=-0.5)[0],
+    )
+    one, two = (
+        dataclasses.replace(m, erasure=dataclasses.replace(m.erasure, recipe={}, statistics={})) for m in joinable
+    )
     prompts = [graph.text(clip, text) for text in ("a red circle and a heart", "a blue heart")]
 
     def drawn(*steps, act_on="text", rows="all"):
@@ -116,6 +123,7 @@ def sums(model, clip):
 
     both, cond = drawn([one, two]), drawn([one, two], rows="cond")
     return {
+        "solved jointly": graph.difference(drawn(list(joinable)), both),
         "one of them": graph.difference(drawn([one]), both),
         "list turned round": graph.difference(drawn([two, one]), both),
         "in a row": graph.difference(drawn([one], [two]), both),
