@@ -17,7 +17,7 @@ from ..erasure_core.gates import Activation, PromptRow
 from . import host, stamp
 
 EVENT = "membrane.gains"
-NEGATIVE = "negative"
+NEGATIVE = "negative"  # part of the role of every conditioning that a picture is guided away from
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class MappedText:
 
     def around_sampling(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
         """Once per sampling: remember the words of every conditioning."""
-        guider = executor.class_obj
+        guider = host.guider_of(executor)
         known = {}
         for role, entry in host.conditionings(guider):
             ident, rows, words = host.facts(entry)
@@ -114,7 +114,7 @@ class MappedText:
             return self._found([(PromptRow(row), "") for row in rows], index == 1, None, None)
         if ident not in run.gains:
             role, own, words = known
-            run.gains[ident] = self._found(stamp.read(words, own), role == NEGATIVE, run, ident)
+            run.gains[ident] = self._found(stamp.read(words, own), NEGATIVE in role, run, ident)
         return run.gains[ident]
 
     def _found(self, prompts: Sequence[tuple[PromptRow, str]], negative: bool, run: Run | None, ident: Any) -> Tensor:

@@ -25,6 +25,16 @@ ENCODERS = {"l": "clip_l", "g": "clip_g", "h": "clip_h"}  # the host's names of 
 # --- models -----------------------------------------------------------------------------------------------------------
 
 
+def clone(model: Any) -> Any:
+    """A MODEL that shares the weights of the given one and can be changed without changing it."""
+    return model.clone()
+
+
+def text_patcher(clip: Any) -> Any:
+    """What holds the weights and changes of a CLIP, as a MODEL is for the denoiser."""
+    return clip.patcher
+
+
 def shapes(patcher: Any) -> dict[str, tuple[int, ...]]:
     """Host name -> shape of every weight of a MODEL's or CLIP's patcher."""
     return {name: tuple(tensor.shape) for name, tensor in patcher.model_state_dict().items()}
@@ -91,6 +101,11 @@ def put_wrappers(model: Any, around_denoiser: Callable[..., Any], around_samplin
     ):
         model.remove_wrappers_with_key(kind, KEY)
         model.add_wrapper_with_key(kind, KEY, wrapper)
+
+
+def guider_of(executor: Any) -> Any:
+    """What drives the sampling that a wrapper stands around: it holds the conditionings."""
+    return executor.class_obj
 
 
 @contextlib.contextmanager

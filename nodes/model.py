@@ -44,8 +44,8 @@ class HostModel:
 
     def __init__(self, model: Any, clip: Any, node_id: str | None = None) -> None:
         self._model, self._clip, self._node_id = model, clip, node_id
-        self._family = family_of({**host.shapes(model), **host.shapes(clip.patcher)})
-        self._weights = HostWeights(self._family, model, clip.patcher)
+        self._family = family_of({**host.shapes(model), **host.shapes(host.text_patcher(clip))})
+        self._weights = HostWeights(self._family, model, host.text_patcher(clip))
         self._encoded: dict[str, tuple[Tensor, dict[str, list[list[int]]], Tensor | None]] = {}
 
     @property
@@ -139,9 +139,9 @@ class HostModel:
         """Clones with the maps in front of the denoiser and the deltas added to the weights."""
         if rows not in ("cond", "all"):
             raise BadInput(f"rows must be 'cond' or 'all', not {rows!r}.")
-        model, clip = self._model.clone(), stamped(self._clip)
+        model, clip = host.clone(self._model), stamped(self._clip)
         self._add(model, [delta for delta in deltas if delta.name.startswith("unet.")])
-        self._add(clip.patcher, [delta for delta in deltas if not delta.name.startswith("unet.")])
+        self._add(host.text_patcher(clip), [delta for delta in deltas if not delta.name.startswith("unet.")])
         if actions:
             earlier = host.wrapper_of(model)
             entries = [Entry(action, rows, self._node_id) for action in actions]

@@ -36,8 +36,8 @@ def test_every_sampler_draws_what_edited_weights_draw(answer, sampler):
 
 
 @pytest.mark.parametrize("guider", ROLES)
-def test_only_the_negative_prompt_is_spared(answer, guider):
-    expected = {role: ["spared" if role == "negative" else "mapped"] for role in ROLES[guider]}
+def test_only_negative_prompts_are_spared(answer, guider):
+    expected = {role: ["spared" if "negative" in role else "mapped"] for role in ROLES[guider]}
     assert answer["guiders"]["cond"][guider] == expected
 
 

@@ -6,11 +6,11 @@ import pytest
 # variables that hold the host's objects, and the files of the nodes they occur in; the script has one of each
 OBJECTS = {
     "patcher": {"host"},
-    "model": {"host", "model"},
-    "clip": {"host", "model"},
+    "model": {"host"},
+    "clip": {"host"},
     "clone": {"host"},
     "guider": {"host"},
-    "executor": {"acting"},
+    "executor": {"host"},
     "network": {"host"},
     "config": {"host"},
     "vae": {"host"},
