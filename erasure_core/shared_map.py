@@ -18,6 +18,7 @@ from .erasure import MapFactor
 
 ENOUGH = 2  # equations per unknown, below which any change at all would look like a map
 _SINGULAR = 1e-12  # of the largest eigenvalue of S: directions that no matrix reads
+_ROUNDING = 4.0  # times the misfit's energy: rounding that all matrices share
 _EXACT = 1e-12  # share of the change's energy that float32 factors cannot hold anyway
 
 
@@ -68,8 +69,9 @@ class SharedMap:
         With ``S = Q L Q^T`` the columns of ``Z = L^-1/2 Q^T sum W^T Delta`` are the fitted outputs in an orthonormal
         basis, and ``X = Q L^-1/2 Z``: S is never inverted, directions it does not reveal are left alone, and the
         singular values of Z are those of all outputs together, by which terms are kept (Eckart-Young). The misfit of a
-        true map is the rounding of the program that made the file. Part of that rounding looks like a map, too, and
-        would cost hundreds of terms; so as much energy as the misfit has may be left out.
+        true map is the rounding of the program that made the file. Part of that rounding (of the inverse that all
+        matrices shared) looks like a map, too, and would cost dozens of terms: four times the misfit's energy may be
+        left out, which gives the true rank and a map closer to the true one in every case measured.
         """
         width = len(self._gram)
         values, vectors = torch.linalg.eigh(self._gram)
@@ -79,7 +81,7 @@ class SharedMap:
         explained = float(outputs.square().sum())
         misfit = max(self.energy - explained, 0.0) / self.energy
         unit = torch.eye(width, dtype=torch.float64)
-        mix, down = compress(unit, outputs.T @ outputs, max(_EXACT, misfit), rank)
+        mix, down = compress(unit, outputs.T @ outputs, max(_EXACT, _ROUNDING * misfit), rank)
         up = basis @ (outputs @ mix)
         kept = float((outputs @ mix).square().sum())
         residual = (max(self.energy - kept, 0.0) / self.energy) ** 0.5

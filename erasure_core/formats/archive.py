@@ -69,10 +69,10 @@ def _inspect(path: Path) -> None:
             names = [entry.filename for entry in entries]
             programs = [entry for entry in entries if entry.filename.rpartition("/")[2] == "data.pkl"]
             plain = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
-            if len(programs) != 1 or len(set(names)) != len(names) or not plain:
-                raise UnknownFormat(f"{path.name} is a zip file, but not one that torch.save writes. {_ADVICE}")
             if any(name.endswith("constants.pkl") for name in names):
                 raise UnknownFormat(f"{path.name} is a compiled program (TorchScript), not a set of tensors. {_ADVICE}")
+            if len(programs) != 1 or len(set(names)) != len(names) or not plain:
+                raise UnknownFormat(f"{path.name} is a zip file, but not one that torch.save writes. {_ADVICE}")
             if programs[0].file_size > _MAX_PROGRAM:
                 raise UnknownFormat(f"{path.name} has too many instructions for a set of tensors. {_ADVICE}")
             program = archive.read(programs[0])
