@@ -140,11 +140,11 @@ def demo_base() -> tuple[list[Tensor], Rows]:
 
 def main() -> None:
     """Measure, print and store."""
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)  # spinning threads on shared cores are slow
     found = {}
     for name, (base, rows), sizes in (
         ("bundled model, d = 64", demo_base(), ((1, 10), (4, 20))),
-        ("SD1.x shapes, d = 768", random_base(), ((1, 10), (10, 100), (50, 500))),
+        ("SD1.x shapes, d = 768", random_base(), ((1, 10), (10, 100))),
     ):
         print(name)
         found[name] = cases(base, rows, sizes)
