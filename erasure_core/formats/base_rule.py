@@ -6,7 +6,7 @@ values alone that are no map, are judged by the median over matrices of :func:`b
 
 Plain distance |W_file - W_base| / |W_base| is stated, but cannot judge: measured by ``benchmarks/absolute_weights.py``,
 one erased row is 0.05 of SD1's matrices and 0.22 of the bundled model's, four rows of it 0.95: more than a strong
-fine-tune. In bulk, edits of every kind are at 4e-5 or below, 2e-4 in fp16 and 1.3e-3 in bf16; a fine-tune of 1 % is at
+fine-tune. In bulk, edits of every kind are at 3e-4 or below, 4e-4 in fp16 and 1.3e-3 in bf16; a fine-tune of 1 % is at
 6e-3, of 3 % at 0.02, of 20 % at 0.13, of 30 % at 0.19, an unrelated model at 0.86. Hence a doubt above 1 % and a
 refusal above 15 %.
 """
