@@ -27,6 +27,8 @@ def warnings_of(erasure: Erasure) -> tuple[str, ...]:
 
 
 def _sentences(erasure: Erasure, numbers: Mapping[str, Any]) -> Iterator[str]:
+    if isinstance(numbers.get("doubt"), str):  # of a file whose base may be another model
+        yield numbers["doubt"]
     norm = _number(numbers, "norm", 0.0)
     if norm > BLOW_UP:
         yield (

@@ -1,15 +1,19 @@
-"""Lowering the rank of an embedding map, judged by what the model's weights make of it."""
+"""Lowering ranks: of embedding maps, judged by what the model's weights make of them, and of changes of weights."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .errors import WrongFamily
+from .erasure import POOLED_SPACE, POOLED_WEIGHT, EmbeddingMap, Erasure, MapFactor, WeightDelta, cross_attention_names
+from .errors import BadInput, NothingMatched, WrongFamily
 
 ENERGY_ERROR = 1e-4
+MAX_RANK = 4096
 
 
 def output_gram(weights: Mapping[str, Tensor], names: list[str], up: Tensor) -> Tensor:
@@ -29,9 +33,10 @@ def output_gram(weights: Mapping[str, Tensor], names: list[str], up: Tensor) -> 
     return total if rank < width else up.double().T @ total @ up.double()
 
 
-def compress(down: Tensor, gram: Tensor, error: float = ENERGY_ERROR) -> tuple[Tensor, Tensor]:
+def compress(down: Tensor, gram: Tensor, error: float = ENERGY_ERROR, rank: int | None = None) -> tuple[Tensor, Tensor]:
     """Fewest rank-one terms that lose at most a share ``error`` of ``tr(X^T S X)``, X = ``up @ down``.
 
+    With ``rank`` the strongest ``rank`` terms at most, whatever is lost.
     ``down`` [m, d] and ``gram = up^T S up`` [m, m], float64. Returns ``mix`` [m, k] and ``small_down`` [k, d]: the
     smaller pair is ``up @ mix`` and ``small_down``. With ``S = sum W^T W`` the truncation is the best one for the
     outputs of all matrices at once (Eckart-Young in the metric S): X is projected on its strongest right directions.
@@ -40,7 +45,7 @@ def compress(down: Tensor, gram: Tensor, error: float = ENERGY_ERROR) -> tuple[T
     energy, vectors = torch.linalg.eigh(inner.R @ gram @ inner.R.T)
     energy, vectors = energy.flip(0).clamp_min(0), vectors.flip(1)
     lost = 1 - energy.cumsum(0) / energy.sum().clamp_min(1e-300)
-    keep = min(int((lost > error).sum()) + 1, len(energy))
+    keep = min(int((lost > error).sum()) + 1 if rank is None else rank, len(energy))
     small_down = (inner.Q @ vectors[:, :keep]).T
     # one sign per term, so that equal maps give equal files
     sign = torch.where(small_down.sum(1) < 0, -1.0, 1.0).to(down)
@@ -52,3 +57,78 @@ def energy_error(down: Tensor, gram: Tensor, mix: Tensor, small_down: Tensor) ->
     rest = down - mix @ small_down
     total = (down * (gram @ down)).sum()
     return float((rest * (gram @ rest)).sum() / total) if total > 0 else 0.0
+
+
+def low_rank(
+    name: str, change: Tensor, error: float = ENERGY_ERROR, rank: int | None = None
+) -> tuple[WeightDelta, float]:
+    """The best delta for the weight ``name`` of a dense ``change``, and the share of its energy that is lost.
+
+    ``change`` [o, i], [o, i, kh, kw] or [n], any float dtype. The terms are its strongest singular directions, in
+    float64: as few as lose at most ``error``, or ``rank`` of them. Vectors are kept whole, and so is what factors would
+    not make smaller.
+    """
+    if change.dim() < 2:
+        return WeightDelta(name, diff=change.float()), 0.0
+    matrix = change.flatten(1).double()
+    tall = len(matrix) >= matrix.shape[1]
+    thin = matrix if tall else matrix.T  # the Gram matrix of the shorter side is the cheaper one
+    unit = torch.eye(thin.shape[1], dtype=torch.float64)
+    mix, small = compress(unit, thin.T @ thin, error, rank)
+    if rank is None and len(small) * sum(matrix.shape) >= matrix.numel():
+        return WeightDelta(name, diff=change.float()), 0.0
+    total = float(matrix.square().sum())
+    lost = float((thin - thin @ mix @ small).square().sum()) / total if total else 0.0
+    up, down = (thin @ mix, small) if tall else (small.T, (thin @ mix).T)
+    kernel = change.shape[2:]
+    down = down.reshape(len(small), change.shape[1], *kernel)
+    up = up.reshape(len(change), len(small), *(1 for _ in kernel))
+    return WeightDelta(name, down=down.float().contiguous(), up=up.float().contiguous()), lost
+
+
+def compress_to(erasure: Erasure, rank: int, model: Any) -> Erasure:
+    """``erasure`` with maps and deltas of at most ``rank`` terms each, the best ones, and what was lost stated.
+
+    ``model``: the model, or its weights by canonical name, on whose outputs a map is judged; it is not read for deltas.
+    ``diagnostics`` get ``rank`` and ``energy_error`` of each map, and under ``compressed`` the largest
+    ``delta_energy_error`` of a delta: the share of the change's energy that is gone. Rows for joining are dropped,
+    because a joint solve would bring the old rank back. Raises BadInput for a rank below 1 or a map with a bias.
+    """
+    check_rank(rank)
+    weights: Mapping[str, Tensor] = model if isinstance(model, Mapping) else model.weights()
+    maps, diagnostics = dict(erasure.maps), dict(erasure.diagnostics)
+    for space, emap in erasure.maps.items():
+        if emap.rank > rank:
+            names = [POOLED_WEIGHT] if space == POOLED_SPACE else cross_attention_names(weights, erasure.applies)
+            maps[space], lost = _smaller_map(emap, rank, {n: weights[n] for n in names if n in weights})
+            diagnostics[space] = {**diagnostics.get(space, {}), "rank": rank, "energy_error": lost}
+    deltas, worst = dict(erasure.weight_deltas), 0.0
+    for name, delta in erasure.weight_deltas.items():
+        if delta.rank is None or delta.rank > rank:
+            deltas[name], lost = low_rank(name, delta.dense(), rank=rank)
+            worst = max(worst, lost)
+    if erasure.weight_deltas:
+        diagnostics["compressed"] = {"rank": rank, "delta_energy_error": float(f"{worst:.3g}")}
+    recipe = {**erasure.recipe, "rows": {}} if "rows" in erasure.recipe else erasure.recipe
+    return replace(erasure, maps=maps, weight_deltas=deltas, recipe=recipe, diagnostics=diagnostics, statistics={})
+
+
+def check_rank(rank: Any) -> None:
+    """Raise BadInput for anything but a whole number that can be a rank."""
+    if isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= MAX_RANK:
+        raise BadInput(f"The rank must be a whole number from 1 to {MAX_RANK}, not {rank!r}.")
+
+
+def _smaller_map(emap: EmbeddingMap, rank: int, weights: Mapping[str, Tensor]) -> tuple[EmbeddingMap, float]:
+    if not weights:
+        raise NothingMatched(
+            f"No weight of this model reads the text space '{emap.space}', so the map's terms cannot be judged. "
+            "Give the model it was made for."
+        )
+    factor = emap.linear()
+    down, up = factor.down.double(), factor.up.double()
+    gram = output_gram(weights, list(weights), up)
+    mix, small = compress(down, gram, rank=rank)
+    lost = energy_error(down, gram, mix, small)
+    smaller = MapFactor(small.float().contiguous(), (up @ mix).float().contiguous())
+    return EmbeddingMap(emap.space, (smaller,)), float(f"{lost:.3g}")

@@ -229,7 +229,7 @@ def check_deltas(deltas: Iterable[WeightDelta], shapes: Mapping[str, tuple[int, 
             )
 
 
-def cross_attention_names(weights: Mapping[str, Tensor], applies: str = "kv") -> list[str]:
+def cross_attention_names(weights: Iterable[str], applies: str = "kv") -> list[str]:
     """Canonical names of the cross-attention key and/or value matrices, in the model's order."""
     found = ((name, _CROSS_ATTENTION.match(name)) for name in weights)
     return [name for name, match in found if match and match.group(1) in applies]

@@ -6,25 +6,29 @@ import argparse
 from pathlib import Path
 
 from .console import say
+from .shared import add_base, load_model
 
 NAME = "inspect"
 HELP = "say what a membrane or LoRA file holds"
 EXAMPLES = """\
   python -m erasure_core inspect no-circle.safetensors
+  python -m erasure_core inspect uce-van-gogh.safetensors --base ~/models/sd14
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="a .safetensors file")
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="a .safetensors or .pt file")
+    add_base(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Describe each file."""
     from ..formats import describe
 
+    base = load_model(options.base) if options.base else None
     for i, path in enumerate(options.files):
         if i:
             say()
-        say(describe(path))
+        say(describe(path, base, options.force))
     return 0

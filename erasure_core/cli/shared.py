@@ -29,6 +29,16 @@ def add_model(parser: argparse.ArgumentParser, help: str = "the model") -> None:
     )
 
 
+def add_base(parser: argparse.ArgumentParser) -> None:
+    """``--base`` and ``--force``."""
+    parser.add_argument(
+        "--base",
+        metavar="demo|DIR",
+        help="the model that a file of whole weights was made from (UCE, RECE, MACE, TRCE, SPEED), as for --model",
+    )
+    parser.add_argument("--force", action="store_true", help="read it even if it seems to be made from another base")
+
+
 def add_file_form(parser: argparse.ArgumentParser) -> None:
     """``--form``, ``--dtype`` and ``--overwrite``."""
     parser.add_argument(

@@ -15,7 +15,8 @@ from ..atomic import atomic_write
 from ..erasure import Erasure
 from ..errors import BadInput, WrongFamily
 from ..keys import FAMILIES, Family, family_of
-from .describe import erasure_report, file_report
+from .absolute import needs_base, read_absolute
+from .describe import erasure_report, file_report, whole_report
 from .detect import kind_of
 from .files import Header, read_header, read_tensors
 from .kohya import read_kohya
@@ -29,22 +30,33 @@ FORMS = ("native", "lora")
 __all__ = ["FORMS", "describe", "dump", "erasure_report", "load", "save", "with_ending"]
 
 
-def load(path: str | os.PathLike[str], base: Any = None) -> Erasure:
-    """The erasure in a file, recognised by content: native, LoRA export, kohya (SPM, ACE, sliders), PEFT.
+def load(path: str | os.PathLike[str], base: Any = None, *, rank: int | None = None, force: bool = False) -> Erasure:
+    """The erasure in a file, recognised by content.
 
-    ``base``: the model it is meant for (a Model, or weights or shapes by name), checked against the file; without it
-    third-party files must fit SD1, SD2 or SDXL. Raises UnknownFormat for any other or damaged file, WrongFamily or
-    NothingMatched for one that does not fit. What was partly matched stands in ``diagnostics``.
+    Native, LoRA export, kohya (SPM, ACE, sliders), PEFT; and whole new weights of a U-Net or of its keys and values
+    (UCE, RECE, MACE, TRCE, SPEED), as ``.safetensors`` or as ``.pt`` that holds nothing but tensors.
+
+    ``base``: the model it is meant for (a Model, or weights by name; shapes do except for whole weights), checked
+    against the file; without it third-party files must fit SD1, SD2 or SDXL, and whole weights cannot be read: only a
+    base tells what they change. ``rank``: at most so many terms for what is found in whole weights; ``force``: go on
+    with a base that seems to be another one than theirs. Raises UnknownFormat for any other or damaged file,
+    WrongFamily, WrongBase or NothingMatched for one that does not fit, BadInput for a missing base. What was partly
+    matched, and how far a map or delta is from the file, stands in ``diagnostics``.
     """
-    return _load(read_header(path), None if base is None else _family(base))
+    return _load(read_header(path), base, rank, force)
 
 
 def _family(base: Any) -> Family:
     return family_of(base if isinstance(base, Mapping) else base.weights())
 
 
-def _load(header: Header, family: Family | None) -> Erasure:
+def _load(header: Header, base: Any = None, rank: int | None = None, force: bool = False) -> Erasure:
     kind = kind_of(header)
+    if kind == "weights":
+        if base is None:
+            raise BadInput(needs_base(header))
+        return read_absolute(header, base, rank, force)
+    family = None if base is None else _family(base)
     tensors = read_tensors(header)
     if kind == "native":
         erasure = read_native(header, tensors)
@@ -122,7 +134,12 @@ def with_ending(path: str | os.PathLike[str]) -> Path:
     return target if target.suffix.lower() == ".safetensors" else target.with_name(target.name + ".safetensors")
 
 
-def describe(path: str | os.PathLike[str]) -> str:
-    """One screen of text about a file; raises what :func:`load` raises."""
+def describe(path: str | os.PathLike[str], base: Any = None, force: bool = False) -> str:
+    """One screen of text about a file; raises what :func:`load` raises.
+
+    Of whole weights without a ``base``: what they are, and what is needed to read them.
+    """
     header = read_header(path)
-    return file_report(header, _load(header, None))
+    if base is None and kind_of(header) == "weights":
+        return whole_report(header)
+    return file_report(header, _load(header, base, force=force))

@@ -7,11 +7,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..erasure import Erasure
+from .absolute import names_of
+from .base_rule import named_base
 from .detect import kind_of
 from .files import Header
 from .metadata import concepts_of, family_name
 
-_KINDS = {"kohya": "LoRA with kohya names", "peft": "LoRA with PEFT or diffusers names"}
+_KINDS = {
+    "kohya": "LoRA with kohya names",
+    "peft": "LoRA with PEFT or diffusers names",
+    "weights": "whole new weights, no differences (UCE, RECE, MACE, TRCE, SPEED and others publish these)",
+}
 _OWN = ("membrane.", "modelspec.")
 _LIMIT = 100
 
@@ -22,6 +28,23 @@ def file_report(header: Header, erasure: Erasure) -> str:
         ("file", f"{header.name}, {_size(header.size)}"),
         ("format", _format(header, erasure)),
         *_known(erasure),
+        *_foreign(header),
+    ]
+    return _written(lines)
+
+
+def whole_report(header: Header) -> str:
+    """What can be said of whole weights without the model they were made from."""
+    whole = names_of(header)
+    named = named_base(header)
+    lines = [
+        ("file", f"{header.name}, {_size(header.size)}"),
+        ("format", _KINDS["weights"]),
+        ("family", whole.family.name),
+        ("holds", whole.contents),
+        *_facts("note", whole.found.notes(whole.modules)),
+        *([("made from", named)] if named else []),
+        ("needs", "the model it was made from as the base: only the difference of the two says what is erased"),
         *_foreign(header),
     ]
     return _written(lines)

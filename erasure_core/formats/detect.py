@@ -11,11 +11,14 @@ from .files import Header
 from .parts import is_adapter
 
 _STEM = re.compile(r"(?:module\.|_orig_mod\.)*(?:lora_(?:unet|te[12]?)|lycoris)_")
-_WHOLE_MODEL = "Subtract the base model to get a LoRA (hosts call this 'extract LoRA'), or load it as the model itself."
+Kinds = tuple[tuple[Callable[[Collection[str]], bool], str], ...]
 
 
 def kind_of(header: Header) -> str:
-    """``native``, ``kohya`` or ``peft``; raises :class:`UnknownFormat` naming any other kind of file."""
+    """``native``, ``kohya``, ``peft`` or ``weights`` (whole new weights of a U-Net, no differences).
+
+    Raises :class:`UnknownFormat` naming any other kind of file.
+    """
     keys = header.shapes.keys()
     if "membrane.format" in header.metadata:
         return "native"
@@ -24,15 +27,22 @@ def kind_of(header: Header) -> str:
         return "kohya"
     if is_adapter(keys):
         return "peft"
-    for recognise, sentence in _REFUSED:
-        if recognise(keys):
-            raise UnknownFormat(f"{header.name} is {sentence}")
+    _refuse(header, _REFUSED_FIRST)
+    if _whole_weights(keys):
+        return "weights"
+    _refuse(header, _REFUSED)
     first = next(iter(keys), None)
     raise UnknownFormat(
         f"{header.name} holds {len(keys)} tensors that Membrane does not know"
         + (f" (first: {first})" if first else "")
-        + ". It reads its own files and LoRA files for Stable Diffusion 1, 2 and XL."
+        + ". It reads its own files, LoRA files and edited U-Nets for Stable Diffusion 1, 2 and XL."
     )
+
+
+def _refuse(header: Header, kinds: Kinds) -> None:
+    for recognise, sentence in kinds:
+        if recognise(header.shapes.keys()):
+            raise UnknownFormat(f"{header.name} is {sentence}")
 
 
 def _any(pattern: str) -> Callable[[Collection[str]], bool]:
@@ -44,8 +54,11 @@ def _embedding(keys: Collection[str]) -> bool:
     return bool(keys) and set(keys) <= {"emb_params", "clip_l", "clip_g"}
 
 
-_BLOCK = r"^(?:module\.|_orig_mod\.)*(?:unet\.)?(?:down_blocks|mid_block|up_blocks)\."
-_REFUSED: tuple[tuple[Callable[[Collection[str]], bool], str], ...] = (
+_WRAPPED = r"^(?:module\.|_orig_mod\.)*"
+_BLOCK = rf"{_WRAPPED}(?:unet\.)?(?:down_blocks|mid_block|up_blocks)\."
+_LDM_BLOCK = rf"{_WRAPPED}(?:(?:model\.)?diffusion_model\.)?(?:input_blocks|middle_block|output_blocks)\."
+_whole_weights = _any(rf"(?:{_BLOCK}|{_LDM_BLOCK}).*\.weight$|{_WRAPPED}(?:unet\.)?conv_in\.weight$")
+_REFUSED_FIRST: Kinds = (
     (
         _any(r"^(?:ft_modules_list|orig_modules_list)\."),
         "an ESD wrapper file, which does not say which layer each tensor belongs to. Export it again as an ordinary "
@@ -61,22 +74,12 @@ _REFUSED: tuple[tuple[Callable[[Collection[str]], bool], str], ...] = (
         "a ControlNet, not an erasure. Load it with your host's ControlNet loader.",
     ),
     (
-        _any(r"^(?:module\.|_orig_mod\.)*(?:unet\.)?conv_in\.weight$"),
-        f"a full U-Net (ESD, ANT, RACE, EAP and Co-Erasing publish these). {_WHOLE_MODEL}",
-    ),
-    (
-        _any(rf"{_BLOCK}.*\.weight$"),
-        "a set of whole new U-Net weights (partial ESD, or Concept Ablation, DoCo), not of differences. "
-        + _WHOLE_MODEL,
-    ),
-    (
         _any(r"^(?:first_stage_model|cond_stage_model|conditioner)\."),
-        f"a full checkpoint (ESD in the CompVis layout, or any other model). {_WHOLE_MODEL}",
+        "a full checkpoint with text encoder and autoencoder (ESD in the CompVis layout, or any other model). Load it "
+        "as the model itself, or subtract the base model to get a LoRA (hosts call this 'extract LoRA').",
     ),
-    (
-        _any(r"^(?:model\.)?diffusion_model\."),
-        f"a set of whole new U-Net weights in the LDM layout (Concept Ablation or ESD). {_WHOLE_MODEL}",
-    ),
+)
+_REFUSED: Kinds = (
     (
         _any(r"^(?:text_encoder\.)?(?:text_model|transformer\.resblocks|embeddings|encoder\.layers)\."),
         "a text encoder (AdvUnlearn publishes these). Load it as the text encoder in your host, in place of the "

@@ -1,4 +1,4 @@
-"""Reading safetensors files, with every kind of damage named.
+"""Reading safetensors files and archives of ``torch.save``, with every kind of damage named.
 
 Messages name a file by its last part only: they are shown in pictures' metadata and shared in bug reports.
 """
@@ -8,8 +8,8 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,20 +18,25 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import UnknownFormat
+from .archive import read_archive
 
 MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors format itself
-_PICKLES = (b"\x80", b"PK\x03\x04")  # bare pickle, and the zip that torch.save writes
+_PICKLE, _ARCHIVE = b"\x80", b"PK\x03\x04"  # bare pickle, and the zip that torch.save writes
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a safetensors file says of itself: ``shapes``, ``dtypes`` by key, text ``metadata``, ``size`` in bytes."""
+    """What a file says of itself: ``shapes``, ``dtypes`` by key, text ``metadata``, ``size`` in bytes.
+
+    ``mapped``: the tensors of an archive of ``torch.save``, still on disk; None for safetensors.
+    """
 
     path: Path
     shapes: Mapping[str, tuple[int, ...]]
     dtypes: Mapping[str, str]
     metadata: Mapping[str, str]
     size: int
+    mapped: Mapping[str, Tensor] | None = field(default=None, repr=False)
 
     @property
     def name(self) -> str:
@@ -40,9 +45,9 @@ class Header:
 
 
 def read_header(path: str | os.PathLike[str]) -> Header:
-    """Names, shapes and metadata of a safetensors file, with no tensor read.
+    """Names, shapes and metadata of a safetensors file or an archive of ``torch.save``, with no tensor read.
 
-    Raises :class:`UnknownFormat` for anything that is not a whole safetensors file, saying what it is instead.
+    Raises :class:`UnknownFormat` for anything else and for what is not whole, saying what it is instead.
     """
     path = Path(path)
     try:
@@ -50,6 +55,8 @@ def read_header(path: str | os.PathLike[str]) -> Header:
         with path.open("rb") as stream:
             size = os.fstat(stream.fileno()).st_size
             raw = _header_bytes(stream, path.name, size)
+        if raw is None:
+            return _archive_header(path, size)
     except OSError as error:
         raise UnknownFormat(_unreadable(path.name, error)) from error
     try:
@@ -65,11 +72,24 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     return Header(path, shapes, dtypes, {str(k): str(v) for k, v in metadata.items()}, size)
 
 
-def read_tensors(header: Header) -> dict[str, Tensor]:
-    """All tensors of the file as independent copies; refuses NaN and infinite numbers."""
+def _archive_header(path: Path, size: int) -> Header:
+    tensors = read_archive(path)
+    shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+    return Header(path, shapes, {key: str(tensor.dtype) for key, tensor in tensors.items()}, {}, size, tensors)
+
+
+def read_tensors(header: Header, keys: Collection[str] | None = None) -> dict[str, Tensor]:
+    """The tensors ``keys`` of the file (default: all) as independent copies; refuses NaN and infinite numbers.
+
+    Nothing else of the file is read.
+    """
+    keys = header.shapes.keys() if keys is None else keys
     try:
-        with safe_open(header.path, framework="pt") as stream:
-            tensors = {key: stream.get_tensor(key).clone() for key in stream.keys()}  # noqa: SIM118 - not a mapping
+        if header.mapped is not None:
+            tensors = {key: header.mapped[key].clone() for key in keys}
+        else:
+            with safe_open(header.path, framework="pt") as stream:
+                tensors = {key: stream.get_tensor(key).clone() for key in keys}
     except (SafetensorError, OSError, ValueError) as error:
         raise UnknownFormat(
             f"{header.name} is a damaged safetensors file ({_short(error)}). Download or save it again."
@@ -96,21 +116,25 @@ def _refuse_non_files(path: Path) -> None:
         if (path / "model_index.json").is_file() or (path / "unet" / "config.json").is_file():
             raise UnknownFormat(
                 f"{path.name} is the folder of a whole pipeline, an already changed model (MACE, SDD and TRCE publish "
-                "these). Load it as a checkpoint in your host; Membrane reads files of single erasures."
+                "these). Load it as a checkpoint in your host, or choose the U-Net's file inside it "
+                "(unet/diffusion_pytorch_model.safetensors) and give the model it was made from as the base."
             )
         raise UnknownFormat(f"{path.name} is a folder. Choose the .safetensors file inside it.")
     if not path.exists():
         raise UnknownFormat(f"{path.name} does not exist. Check the spelling and the folder.")
 
 
-def _header_bytes(stream: BinaryIO, name: str, size: int) -> bytes:
+def _header_bytes(stream: BinaryIO, name: str, size: int) -> bytes | None:
+    """The JSON header of a safetensors file; None for an archive of ``torch.save``."""
     if size == 0:
         raise UnknownFormat(f"{name} is empty (0 bytes). The download or save did not finish; get it again.")
     start, probe = stream.read(8), stream.read(1)
-    if probe != b"{" and start.startswith(_PICKLES):  # a header of 128 bytes begins like a pickle, too
+    if probe != b"{" and start.startswith(_ARCHIVE):
+        return None
+    if probe != b"{" and start.startswith(_PICKLE):  # a header of 128 bytes begins like a pickle, too
         raise UnknownFormat(
-            f"{name} is a PyTorch pickle (.pt, .ckpt, .bin), which could run any program on loading, so Membrane never "
-            "opens one. Re-save it as .safetensors with a tool you trust."
+            f"{name} is a PyTorch pickle of the old kind (.pt, .ckpt, .bin), which could run any program on loading, "
+            "so Membrane never opens one. Re-save it as .safetensors with a tool you trust."
         )
     if probe != b"{":
         raise UnknownFormat(_not_safetensors(name))
@@ -126,7 +150,10 @@ def _header_bytes(stream: BinaryIO, name: str, size: int) -> bytes:
 
 
 def _not_safetensors(name: str) -> str:
-    return f"{name} is not a safetensors file, or its beginning is damaged. Membrane reads .safetensors only."
+    return (
+        f"{name} is not a safetensors file, or its beginning is damaged. Membrane reads .safetensors, and .pt files "
+        "of nothing but tensors."
+    )
 
 
 def _truncated(name: str) -> str:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from functools import lru_cache
 
-from .families import Family
+from .families import CHECKPOINT_PREFIX, HOST_PREFIX, Family
 from .unet import ldm_names
 
 _INNER = (
@@ -114,7 +114,8 @@ def module_table(family: Family) -> Mapping[str, str]:
     for ours, theirs in ldm_names(family.unet).items():
         if ours.endswith(".weight"):
             module = ours.removesuffix(".weight")
-            for name in (module, f"unet.{module}", f"diffusion_model.{theirs.removesuffix('.weight')}"):
+            ldm = theirs.removesuffix(".weight")
+            for name in (module, f"unet.{module}", ldm, HOST_PREFIX + ldm, CHECKPOINT_PREFIX + ldm):
                 result[name] = f"unet.{ours}"
     for text in family.text:
         for name in text.shapes():
