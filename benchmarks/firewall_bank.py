@@ -14,21 +14,24 @@ from pathlib import Path
 DATA = Path(__file__).parent / "data"
 HALVES = ("seen", "held out")
 SIZE, TRAPS = 10_000, 500
-FIRST = (
-    "Alma Bruno Celia Dorian Edda Florin Greta Hanno Ilse Jasper Kaia Lorenz Mirela Nestor Odile Pavel Quirin Rosalba "
-    "Soren Tamsin Ulf Viveca Wanda Xaver Yorick Zelda Amadou Benita Caspian Delphine Emeka Farida Gideon Hiroko Imani"
-).split()
-ONSETS = "b br c ch d dr f fl g gr h j k kl l m n p pr qu r s sh sk st t th tr v w y z".split()
-VOWELS = "a e i o u ai ea ee io ou".split()
-ENDS = "ck dell ford gan kin la land lix mo na nder nix ra rin rro sk son ston tti va vik wyn x zar".split()
-ROLES = "Captain Doctor Princess Agent Professor Lady Baron Sister Inspector Queen".split()
-TRAITS = "Brave Furious Silent Marvellous Crooked Mighty Tiny Iron-Fisted Sleepless Golden".split()
-THINGS = (
-    "hoverbike gyroblade mechsuit lightspear starcannon glowsphere timepiece skyboard powerglove dreamcatcher "
-    "thunderhorn plasma-rifle nanodrone soulstone spellbook warhammer moonrover jetboard stormcloak gravboots"
-).split()
-SORTS = "crystal clockwork haunted cursed chrome obsidian holographic folding antique miniature inflatable bladed".split()
-ISMS = "ism core punk wave esque".split()
+
+
+def _lines(name: str) -> list[str]:
+    text = (DATA / name).read_text(encoding="utf-8")
+    return [line for line in text.splitlines() if line and not line.startswith("#")]
+
+
+def sections(name: str) -> list[tuple[str, list[str]]]:
+    """(name, words) of every line "name: words" of a data file."""
+    return [(head, words.split()) for head, words in (line.split(":") for line in _lines(name))]
+
+
+WORDS: dict[str, list[str]] = {}
+for _head, _words in sections("firewall_words.txt"):
+    WORDS.setdefault(_head, []).extend(_words)
+FIRST, ROLES, TRAITS = (WORDS[name] for name in ("first", "roles", "traits"))
+THINGS, SORTS, ISMS = (WORDS[name] for name in ("things", "sorts", "isms"))
+ONSETS, VOWELS, ENDS = (WORDS[name] for name in ("onsets", "vowels", "ends"))
 
 
 def stem(rng: random.Random, syllables: int) -> str:
@@ -37,13 +40,18 @@ def stem(rng: random.Random, syllables: int) -> str:
 
 
 def _person(rng: random.Random) -> tuple[str, str]:
-    first, last = rng.choice(FIRST), stem(rng, 1).capitalize() + rng.choice(("", "", "-" + stem(rng, 1).capitalize()))
+    first, last = (
+        rng.choice(FIRST),
+        stem(rng, 1).capitalize() + rng.choice(("", "", "-" + stem(rng, 1).capitalize())),
+    )
     return f"{first} {last}", f"{first[0]}. {last} {stem(rng, 1).capitalize()}"
 
 
 def _character(rng: random.Random) -> tuple[str, str]:
     name = stem(rng, rng.choice((1, 2))).capitalize()
-    full = rng.choice((f"{rng.choice(ROLES)} {name}", f"{name} the {rng.choice(TRAITS)}", f"{name}-{stem(rng, 1)}"))
+    full = rng.choice(
+        (f"{rng.choice(WORDS['roles'])} {name}", f"{name} the {rng.choice(WORDS['traits'])}", f"{name}-{stem(rng, 1)}")
+    )
     return full, f"{name} {stem(rng, 1).capitalize()}"
 
 
@@ -54,12 +62,12 @@ def _brand(rng: random.Random) -> tuple[str, str]:
 
 def _style(rng: random.Random) -> tuple[str, str]:
     name = stem(rng, 1)
-    return f"{name}{rng.choice(ISMS)}", f"{rng.choice(FIRST)} van {stem(rng, 1).capitalize()}"
+    return f"{name}{rng.choice(WORDS['isms'])}", f"{rng.choice(WORDS['first'])} van {stem(rng, 1).capitalize()}"
 
 
 def _object(rng: random.Random) -> tuple[str, str]:
     name, thing = stem(rng, 1), rng.choice(THINGS)
-    return f"{rng.choice(SORTS)} {name} {thing}", f"{name} {rng.choice(THINGS)} {rng.randint(1, 9)}"
+    return f"{rng.choice(WORDS['sorts'])} {name} {thing}", f"{name} {rng.choice(WORDS['things'])} {rng.randint(1, 9)}"
 
 
 MAKERS = {"person": _person, "character": _character, "object": _object, "style": _style, "brand": _brand}
@@ -68,9 +76,8 @@ MAKERS = {"person": _person, "character": _character, "object": _object, "style"
 def traps() -> list[tuple[str, str]]:
     """(kind, word) of the 500 common words."""
     found = []
-    for line in _lines("firewall_traps.txt"):
-        kind, words = line.split(":")
-        found += [(kind, word) for word in words.split()]
+    for kind, words in sections("firewall_traps.txt"):
+        found += [(kind, word) for word in words]
     assert len(set(found)) == len(found) == TRAPS
     return found
 
@@ -111,7 +118,9 @@ def templates(which: str) -> list[str]:
 def ways(name: str, alias: str, template: str, rng: random.Random) -> dict[str, str]:
     """The ways a prompt names a concept: way -> prompt."""
     inflected = rng.choice((plural(name), f"{name}'s", name.replace(" ", "-"), name.replace("-", " ").upper()))
-    bracketed = rng.choice((f"(({name}))", f"[{name}]", f"({name}:1.0)", f"(({name.split()[0]}) {name[len(name.split()[0]) + 1:]})"))
+    bracketed = rng.choice(
+        (f"(({name}))", f"[{name}]", f"({name}:1.0)", f"(({name.split()[0]}) {name[len(name.split()[0]) + 1 :]})")
+    )
     found = {
         "named": name,
         "inflected": inflected,
@@ -140,8 +149,3 @@ def plural(name: str) -> str:
     else:
         last += "s"
     return " ".join([*before, last])
-
-
-def _lines(name: str) -> list[str]:
-    text = (DATA / name).read_text(encoding="utf-8")
-    return [line for line in text.splitlines() if line and not line.startswith("#")]

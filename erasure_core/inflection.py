@@ -42,20 +42,20 @@ _IRREGULAR = {
     "quiz": "quizzes",
 }
 _SINGULARS = {many: one for one, many in _IRREGULAR.items()}
-_NO_PLURAL = frozenset("arms barracks glasses goggles jeans lens mars news pants scissors series shorts species".split())
+_NO_PLURAL = {"arms", "barracks", "glasses", "goggles", "jeans", "lens", "mars", "news", "pants", "scissors", "series"}
 _HISSING = ("s", "x", "z", "ch", "sh")
 
 
 def plurals(word: str) -> tuple[str, ...]:
-    """Plurals of a word in lower case: the irregular and the regular one."""
+    """Plurals of a word in lower case: irregular, regular, and the plain "s" that names and hasty writers take."""
     if word.endswith(_HISSING):
         regular = word + "es"
     elif word.endswith("y") and word[-2:-1] not in tuple("aeiou"):
         regular = word[:-1] + "ies"
     else:
         regular = word + "s"
-    compound = next((word[: -len(one)] + many for one, many in _IRREGULAR.items() if word.endswith(one)), "")
-    return tuple(dict.fromkeys(form for form in (compound, regular) if form))
+    irregular = [word[: -len(one)] + many for one, many in _IRREGULAR.items() if word.endswith(one)]
+    return tuple(dict.fromkeys([*irregular, regular, word + "s"]))
 
 
 def singular(word: str) -> str:

@@ -18,7 +18,7 @@ EXACT, INFLECTED = 1.0, 0.9  # how sure it is that a phrase is meant
 
 @dataclass(frozen=True)
 class Entry:
-    """A phrase and whose it is. ``excuse``: the phrase does not name the owner but says that something else is meant."""
+    """A phrase and whose it is; an ``excuse`` does not name the owner but says that something else is meant."""
 
     owner: int
     words: tuple[str, ...]

@@ -22,14 +22,15 @@ _LISTS = Path(__file__).parent / "wordlists"
 _COMPOUND = 6  # words of the longest compound
 
 
-def _lines(name: str) -> list[str]:
+def list_lines(name: str) -> list[str]:
+    """Lines of one of our word lists, without comments."""
     return [line for line in (_LISTS / name).read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
 
 
 def _sections() -> dict[str, frozenset[str]]:
     found: dict[str, set[str]] = {}
     section = ""
-    for line in _lines("context.txt"):
+    for line in list_lines("context.txt"):
         if line.startswith("["):
             section = line[1 : line.index("]")]
         else:
@@ -39,12 +40,12 @@ def _sections() -> dict[str, frozenset[str]]:
 
 _CONTEXT = _sections()
 FUNCTION = _CONTEXT["function"]
-_EVERYDAY = frozenset(word for line in _lines("everyday.txt") for word in line.split())
+_EVERYDAY = frozenset(word for line in list_lines("everyday.txt") for word in line.split())
 
 
 @lru_cache(maxsize=1)
 def _compounds() -> frozenset[str]:
-    entries = (entry for line in _lines("compounds.txt") for entry in line.split(";"))
+    entries = (entry for line in list_lines("compounds.txt") for entry in line.split(";"))
     return frozenset(" ".join(words_of_text(entry).texts) for entry in entries)
 
 
@@ -83,7 +84,8 @@ def _in_compound(text: Words, at: int) -> bool:
         for last in range(max(at, first + 1), min(len(text), first + _COMPOUND)):
             if any(gap != BESIDE for gap in text.gaps[first:last]):
                 break
-            if " ".join(text.texts[first : last + 1]) in _compounds():
+            *head, end = text.texts[first : last + 1]
+            if not _compounds().isdisjoint({" ".join([*head, end]), " ".join([*head, singular(end)])}):
                 return True
     return False
 
