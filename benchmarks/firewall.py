@@ -7,8 +7,9 @@ The bank is firewall_bank.py's, of our own writing: 9,500 generated names and 50
 rules were tuned on the half "seen"; "held out" is run here only. "in a heap" is printed beside: a name right before
 other nouns without a comma, where a common word is taken for a modifier by design. Rates have 95 % Wilson intervals.
 
-Vectors and pictures are the bundled model's. Times are of this machine with two threads, wall time, best and worst
-included. Every finished part is stored at once, so an interrupted run goes on where it stopped.
+Vectors and pictures are the bundled model's. Times of single prompts are processor time with one thread, which other
+work on the machine stretches little; those of preparing and indexing are wall time. Every finished part is stored at
+once, so an interrupted run goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -49,7 +50,6 @@ RESULTS = Path(__file__).parent / "results" / "firewall.json"
 HEAP = ("{} forest sunset cabin", "fantasy {} castle river fog", "city {} skyline night rain")
 SENSITIVITIES = (0.0, 0.25, 0.5, 0.75, 1.0)
 WIDTHS = {"SD1.x": 768, "SDXL": 2048}
-BOUND_MS = 50.0
 Record = dict[str, Any]
 
 
@@ -132,20 +132,22 @@ def of_sensitivity() -> Record:
 
 
 def times(work: Callable[[Any], object], inputs: Sequence[Any]) -> Record:
-    """Milliseconds over all inputs, one at a time."""
+    """Milliseconds of processor time over all inputs, one at a time, with one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     work(inputs[0])
     taken = []
     for each in inputs:
-        start = time.perf_counter()
+        start = time.process_time()
         work(each)
-        taken.append(1000 * (time.perf_counter() - start))
+        taken.append(1000 * (time.process_time() - start))
+    torch.set_num_threads(threads)
     ordered = sorted(taken)
     return {
         "median ms": round(statistics.median(taken), 4),
         "99 % ms": round(ordered[int(0.99 * (len(ordered) - 1))], 4),
         "worst ms": round(ordered[-1], 4),
         "n": len(taken),
-        f"<= {BOUND_MS:g} ms": sum(t <= BOUND_MS for t in taken) == len(taken),
     }
 
 
@@ -166,13 +168,15 @@ def of_look_up() -> Record:
         "from token ids": times(lambda row: look(row.words), ids),
     }
     for family, width in WIDTHS.items():
-        index, rows = random_index(width), [torch.randn(77, width) for _ in range(20)]
-        result[f"by vectors, {family}, 20,000 phrases"] = times(index, rows)
+        rows = [torch.randn(77, width) for _ in range(20)]
+        for phrases in (1, 2):
+            name = f"by vectors, {family}, {phrases * bank.SIZE:,} phrases"
+            result[name] = times(random_index(width, phrases), rows)
     return result
 
 
-def random_index(width: int, phrases: int = 2) -> Likeness:
-    """An index of 10,000 rules with two phrases each; what it holds does not matter to the time."""
+def random_index(width: int, phrases: int) -> Likeness:
+    """An index of 10,000 rules with ``phrases`` each; what it holds does not matter to the time."""
     units = torch.nn.functional.normalize(torch.randn(bank.SIZE * phrases, width), dim=1)
     owners = torch.arange(bank.SIZE).repeat_interleave(phrases)
     none = torch.zeros(0, dtype=torch.long)
@@ -185,9 +189,9 @@ def of_solving() -> Record:
     result = {}
     for family, width in WIDTHS.items():
         kept = Prepared(torch.randn(77, width), torch.ones(77), 0.5)
-        start = time.perf_counter()
+        start = time.process_time()
         assert kept.factor.shape == (width, width)
-        result[f"{family}, once"] = {"ms": round(1000 * (time.perf_counter() - start), 2)}
+        result[f"{family}, once"] = {"ms": round(1000 * (time.process_time() - start), 2)}
         for count in (1, 8, 64):
             rows = [torch.randn(10 * count, width) for _ in range(5)]
             result[f"{family}, {count} concepts"] = times(lambda r, k=kept: k.solve(r, r + 1, torch.ones(len(r))), rows)

@@ -42,6 +42,7 @@ _IRREGULAR = {
     "quiz": "quizzes",
 }
 _SINGULARS = {many: one for one, many in _IRREGULAR.items()}
+_ENDINGS = ("man", "woman", "child", "foot", "tooth", "wolf", "leaf", "shelf", "knife")  # also of longer words: snowman
 _NO_PLURAL = {"arms", "barracks", "glasses", "goggles", "jeans", "lens", "mars", "news", "pants", "scissors", "series"}
 _HISSING = ("s", "x", "z", "ch", "sh")
 
@@ -54,7 +55,8 @@ def plurals(word: str) -> tuple[str, ...]:
         regular = word[:-1] + "ies"
     else:
         regular = word + "s"
-    irregular = [word[: -len(one)] + many for one, many in _IRREGULAR.items() if word.endswith(one)]
+    ending = next((end for end in _ENDINGS if word.endswith(end)), word)
+    irregular = [word[: -len(ending)] + _IRREGULAR[ending]] if ending in _IRREGULAR else []
     return tuple(dict.fromkeys([*irregular, regular, word + "s"]))
 
 
@@ -62,6 +64,9 @@ def singular(word: str) -> str:
     """The singular if the word looks like a plural, else the word."""
     if word in _SINGULARS:
         return _SINGULARS[word]
+    for end in _ENDINGS:
+        if word.endswith(_IRREGULAR[end]):
+            return word[: -len(_IRREGULAR[end])] + end
     if len(word) < 4 or not word.endswith("s") or word.endswith(("ss", "us", "is")) or word in _NO_PLURAL:
         return word
     if word.endswith("ies") and len(word) > 4:

@@ -93,7 +93,7 @@ class Firewall:
 
         The maps are plain small tensors on the processor, so they can travel with a conditioning.
         """
-        return self._solver.maps({touch.number: touch.activation for touch in touches}) or None
+        return self._solver.maps({touch.number: touch.activation for touch in touches}) if touches else None
 
     def encode(self, prompts: Sequence[str]) -> Encoded:
         """The prompts as the model encodes them, without the concepts they touch."""

@@ -46,18 +46,13 @@ class Solver:
         self._rows: OrderedDict[int, Mapping[str, Rows]] = OrderedDict()
 
     def maps(self, gains: Mapping[int, float]) -> dict[str, EmbeddingMap]:
-        """Text space -> map for the rules with ``gains`` above 0, in fp32; empty if there is none.
-
-        Raises BadInput for more than 64 rules.
-        """
-        touched = [number for number, gain in sorted(gains.items()) if gain > 0]
+        """Text space -> map in fp32 for the rules in ``gains``, one or more. Raises BadInput for more than 64."""
+        touched = sorted(gains)
         if len(touched) > MOST:
             raise BadInput(
                 f"This prompt names {len(touched)} concepts of the policy; at most {MOST} are erased from one prompt. "
                 "Shorten the prompt, or lower the sensitivity of broad rules."
             )
-        if not touched:
-            return {}
         if self._prepared is None:
             self._prepared = self._prepare()
         parts = [self._rows_of(number) for number in touched]
