@@ -135,7 +135,7 @@ def test_baked_weights_say_that_they_are_not_gated(demo, circle):
 
 
 def test_gates_of_other_names_and_files_without_words_are_refused(demo, circle):
-    with pytest.raises(BadInput, match="A gate is one of always, words, not 'soft'"):
+    with pytest.raises(BadInput, match="A gate is one of always, words, likeness, either, both, not 'soft'"):
         Membrane(circle, gate="soft")
     silent = dataclasses.replace(circle, gate={})
     with pytest.raises(BadInput, match=r"does not say what it erases\. Use the gate 'always'"):

@@ -72,11 +72,8 @@ def run(
     setup = _Setup(settings, parity, neutrals or {})
     pairs, anchors = setup.pairs(ordered)
     kept = tuple(sorted(concepts.all_preserved))
-    problems, row_sets = {}, {}
-    for space in model.spaces:
-        if space == POOLED_SPACE and not setup.pooled:
-            continue
-        problems[space], row_sets[space] = setup.problem(model, space, pairs, kept)
+    solvable = setup.problems(model, pairs, kept)
+    problems = {space: problem for space, (problem, _) in solvable.items()}
     recipe = {
         "method": NAME,
         "concepts": concept_entries(ordered, anchors),
@@ -93,8 +90,15 @@ def run(
     if settings.technique == "tensor":
         if settings.generation != "2023":
             raise BadInput("technique=tensor belongs to generation=2023. Set both, or use technique=replace.")
-        deltas = _tensor_deltas(model, problems, row_sets)
+        deltas = _tensor_deltas(model, problems, {space: rows for space, (_, rows) in solvable.items()})
     return finish(model, problems, recipe, gate, settings.exact, deltas)
+
+
+def problems_of(model: EditableModel, concepts: Sequence[Concept], kept: tuple[str, ...]) -> dict[str, EditProblem]:
+    """Text space -> what our defaults solve there for ``concepts``; ``groups`` are their numbers."""
+    setup = _Setup(Settings(), False, model.neutrals)
+    solvable = setup.problems(model, setup.pairs(concepts)[0], kept)
+    return {space: problem for space, (problem, _) in solvable.items()}
 
 
 @dataclass(frozen=True)
@@ -145,6 +149,12 @@ class _Setup:
         if self.settings.generation == "2023":
             return " "
         return "art" if concept.kind == "style" else ""
+
+    def problems(
+        self, model: EditableModel, pairs: Sequence[Pair], kept: tuple[str, ...]
+    ) -> dict[str, tuple[EditProblem, RowSet]]:
+        spaces = [space for space in model.spaces if space != POOLED_SPACE or self.pooled]
+        return {space: self.problem(model, space, pairs, kept) for space in spaces}
 
     def problem(
         self, model: EditableModel, space: str, pairs: Sequence[Pair], kept: tuple[str, ...]
