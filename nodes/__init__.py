@@ -8,6 +8,7 @@ import logging
 from .concepts import Concepts
 from .demo import DemoModel
 from .erase import Erase
+from .firewall import ConceptFirewall
 from .membranes import ApplyMembranes, Inspect, LoadMembrane, SaveMembrane
 
 NODE_CLASS_MAPPINGS = {
@@ -18,6 +19,7 @@ NODE_CLASS_MAPPINGS = {
     "MembraneSave": SaveMembrane,
     "MembraneApply": ApplyMembranes,
     "MembraneInspect": Inspect,
+    "MembraneFirewall": ConceptFirewall,
 }
 NODE_DISPLAY_NAME_MAPPINGS = {
     "MembraneDemoModel": "Demo Model (Membrane)",
@@ -27,11 +29,12 @@ NODE_DISPLAY_NAME_MAPPINGS = {
     "MembraneSave": "Save Membrane",
     "MembraneApply": "Apply Membranes",
     "MembraneInspect": "Inspect Membranes",
+    "MembraneFirewall": "Concept Firewall",
 }
 
 if importlib.util.find_spec("folder_paths") is None:  # not in the host: a test or a tool reads the nodes
     logging.getLogger(__name__).debug("ComfyUI is not here, so its folders are not registered")
 else:
-    from .host import register_folder
+    from .host import register_folders
 
-    register_folder()
+    register_folders()

@@ -34,9 +34,8 @@ class Found:
     reference: Mapping[str, Any] | None = None
 
 
-def state_of(name: str) -> str:
+def state_of(path: Path | None) -> str:
     """Changes when the file does."""
-    path = host.file_path(name)
     if path is None:
         return "missing"
     facts = path.stat()

@@ -19,6 +19,8 @@ from torch import Tensor
 KEY = "membrane"  # of our wrappers, of the run in the options, of our marks
 STAMP = "membrane_tokens"  # under which a conditioning carries the words it was made from
 FOLDERS = ("membranes", "loras")  # where files are looked for, the first one by bare names
+POLICIES = "membrane_policies"  # the model folder of the firewall's policy files
+_POLICY_ENDINGS = {".json", ".toml", ".csv", ".txt"}
 ENCODERS = {"l": "clip_l", "g": "clip_g", "h": "clip_h"}  # the host's names of text encoders -> ours
 
 
@@ -91,16 +93,18 @@ def wrapper_of(model: Any) -> Any | None:
     return found[0] if found else None
 
 
-def put_wrappers(model: Any, around_denoiser: Callable[..., Any], around_sampling: Callable[..., Any]) -> None:
-    """Put our two wrappers on a clone, in place of earlier ones of ours."""
+def put_wrappers(
+    model: Any, around_denoiser: Callable[..., Any], around_sampling: Callable[..., Any], key: str = KEY
+) -> None:
+    """Put two wrappers of ours on a clone, in place of earlier ones of the same ``key``."""
     import comfy.patcher_extension as extension
 
     for kind, wrapper in (
         (extension.WrappersMP.DIFFUSION_MODEL, around_denoiser),
         (extension.WrappersMP.OUTER_SAMPLE, around_sampling),
     ):
-        model.remove_wrappers_with_key(kind, KEY)
-        model.add_wrapper_with_key(kind, KEY, wrapper)
+        model.remove_wrappers_with_key(kind, key)
+        model.add_wrapper_with_key(kind, key, wrapper)
 
 
 def guider_of(executor: Any) -> Any:
@@ -109,33 +113,33 @@ def guider_of(executor: Any) -> Any:
 
 
 @contextlib.contextmanager
-def running(guider: Any, run: Any) -> Iterator[None]:
-    """While the guider samples, ``run`` can be found in the options of every call of its denoiser."""
+def running(guider: Any, run: Any, key: str) -> Iterator[None]:
+    """While the guider samples, ``run`` can be found under ``key`` in the options of every call of its denoiser."""
     options = guider.model_options.setdefault("transformer_options", {})
-    before = options.get(KEY)
-    options[KEY] = run
+    before = options.get(key)
+    options[key] = run
     try:
         yield
     finally:
-        options.pop(KEY, None) if before is None else options.update({KEY: before})
+        options.pop(key, None) if before is None else options.update({key: before})
 
 
-def conditionings(guider: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """(role, entry) of everything the guider samples with; roles are "positive", "negative" and what others add."""
+def conditionings(guider: Any) -> Iterator[tuple[str, Any, Tensor, Mapping[str, Any] | None]]:
+    """(role, uuid, rows [n, T, d], our stamp) of every text the guider samples with.
+
+    Roles are "positive", "negative" and what other guiders add.
+    """
     for role, entries in guider.conds.items():
         for entry in entries or ():
-            yield role, entry
+            rows = entry.get("cross_attn")
+            if rows is not None:
+                yield role, entry.get("uuid"), rows, entry.get(STAMP)
 
 
-def facts(entry: Mapping[str, Any]) -> tuple[Any, Tensor | None, Mapping[str, Any] | None]:
-    """(uuid, rows [n, T, d], our stamp) of one conditioning entry."""
-    return entry.get("uuid"), entry.get("cross_attn"), entry.get(STAMP)
-
-
-def chunks_of(options: Mapping[str, Any]) -> tuple[Sequence[int], Sequence[Any], Any]:
+def chunks_of(options: Mapping[str, Any], key: str) -> tuple[Sequence[int], Sequence[Any], Any]:
     """(which conditioning list each chunk of the batch is from, its uuid, our run) of one call of the denoiser."""
     which = options.get("cond_or_uncond", ())
-    return which, options.get("uuids") or [None] * len(which), options.get(KEY)
+    return which, options.get("uuids") or [None] * len(which), options.get(key)
 
 
 def feeds_regions(options: Mapping[str, Any]) -> bool:
@@ -195,14 +199,31 @@ def with_encoding(clip: Any, wrap: Callable[[Callable[..., Any]], Callable[..., 
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
-def register_folder() -> None:
-    """``models/membranes`` as a model folder; a place that a user's settings name for it stays, too."""
+def register_folders() -> None:
+    """Our folders below ``models``; places that a user's settings name for them stay, too."""
     import folder_paths
 
-    name = FOLDERS[0]
-    folder_paths.add_model_folder_path(name, str(Path(folder_paths.models_dir) / name), is_default=True)
-    places, endings = folder_paths.folder_names_and_paths[name]
-    folder_paths.folder_names_and_paths[name] = (places, set(endings) | {".safetensors"})
+    for name, own in ((FOLDERS[0], {".safetensors"}), (POLICIES, _POLICY_ENDINGS)):
+        folder_paths.add_model_folder_path(name, str(Path(folder_paths.models_dir) / name), is_default=True)
+        places, endings = folder_paths.folder_names_and_paths[name]
+        folder_paths.folder_names_and_paths[name] = (places, set(endings) | own)
+
+
+def policy_names() -> list[str]:
+    """Policy files to choose from, with forward slashes."""
+    import folder_paths
+
+    names = (name.replace("\\", "/") for name in folder_paths.get_filename_list(POLICIES))
+    return [name for name in names if Path(name).suffix.lower() in _POLICY_ENDINGS]
+
+
+def policy_path(name: str) -> Path | None:
+    """Where a policy file lies; None if there is none of that name."""
+    import folder_paths
+
+    if name not in policy_names():
+        return None
+    return Path(folder_paths.get_full_path_or_raise(POLICIES, name))
 
 
 def file_names() -> list[str]:

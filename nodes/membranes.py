@@ -61,9 +61,10 @@ class LoadMembrane:
     @classmethod
     def IS_CHANGED(cls, file: str, **others: Any) -> Any:
         """What the file is now."""
+        from . import host
         from .files import state_of
 
-        return state_of(file)
+        return state_of(host.file_path(file))
 
     def run(
         self,

@@ -11,6 +11,7 @@ from ..erasure_core.erasure import Erasure
 from ..erasure_core.formats import erasure_report
 from ..erasure_core.membranes import Applied
 from .files import Found
+from .guarding import Guarded
 
 
 def applied(done: Applied, membranes: tuple[Any, ...] | None = None) -> dict[str, Any]:
@@ -19,6 +20,23 @@ def applied(done: Applied, membranes: tuple[Any, ...] | None = None) -> dict[str
     panel = {"kind": "receipt", "entries": [asdict(receipt) for receipt in done.receipts]}
     done.patch.tell(panel)
     return {"ui": {"membrane": [panel]}, "result": (done.patch.model, done.patch.clip, *middle, done.receipt)}
+
+
+def guarded(done: Guarded) -> dict[str, Any]:
+    """Clones, and what the policy holds."""
+    count = len(done.policy)
+    exact = sum(rule.sensitivity == 0 for rule in done.policy)
+    names = ", ".join(rule.concept.target for rule in done.policy.rules[:8]) + (", ..." if count > 8 else "")
+    lines = [
+        ["policy", done.file or "connected concepts"],
+        ["rules", f"{count:,}" + (f", {exact:,} by exact name only" if exact else "")],
+        ["keeps out", names],
+        ["family", done.family],
+    ]
+    panel = {"kind": "file", "entries": [{"name": "Concept Firewall", "lines": lines, "notes": []}]}
+    done.screen.panel = panel
+    text = "\n".join(f"{label}: {value}" for label, value in lines)
+    return {"ui": {"membrane": [panel]}, "result": (done.model, done.clip, text)}
 
 
 def loaded(membranes: tuple[Any, ...], found: Found) -> dict[str, Any]:

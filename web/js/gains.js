@@ -42,7 +42,8 @@ function prompt(event) {
   const rows = list(event.gains).map(list);
   const most = Math.max(1, ...rows.flat().map(Math.abs).filter(Number.isFinite));
   const bars = list(event.membranes).flatMap((name, i) => bar(name, rows.map((row) => row[i]), most));
-  return element("section", "membrane-gains", [head, element("div", "membrane-bars", bars)]);
+  const shown = bars.length ? element("div", "membrane-bars", bars) : element("div", "membrane-hint", say("untouched"));
+  return element("section", "membrane-gains", [head, shown]);
 }
 
 /** One membrane: its name, a bar as long as the greatest gain, and the number, or the range where texts differ. */

@@ -14,6 +14,7 @@ const WIDTH = 320; // of a new node, so that names and numbers have room
 const HINTS = {
   MembraneErase: "hint.acts",
   MembraneApply: "hint.acts",
+  MembraneFirewall: "hint.guards",
   MembraneLoad: "hint.load",
   MembraneSave: "hint.save",
   MembraneInspect: "hint.inspect",

@@ -2,6 +2,7 @@
 
 const ENGLISH = {
   "hint.acts": "After a run: what was changed, and how far it acts on each prompt.",
+  "hint.guards": "After a run: which rules each prompt touched.",
   "hint.load": "After a run: what the file holds.",
   "hint.save": "After a run: what was saved.",
   "hint.inspect": "After a run: everything known about the membranes.",
@@ -11,6 +12,7 @@ const ENGLISH = {
   "gains.tip":
     "How far each membrane changed each prompt of the last pictures: 0 = not at all, to the last bit; 1 = as solved.",
   "waiting": "The effect on each prompt appears when pictures are drawn.",
+  "untouched": "touches no rule",
   "negative": "negative prompt",
   "negative.tip": "Text of the negative prompt. It is changed only with rows = all.",
   "approximate": "approximate",
@@ -39,6 +41,7 @@ const ENGLISH = {
 
 const CHINESE = {
   "hint.acts": "运行后显示：改动了什么，以及对每条提示词的作用程度。",
+  "hint.guards": "运行后显示：每条提示词触及了哪些规则。",
   "hint.load": "运行后显示文件的内容。",
   "hint.save": "运行后显示保存了什么。",
   "hint.inspect": "运行后显示这些膜的全部信息。",
@@ -47,6 +50,7 @@ const CHINESE = {
   "gains": "对每条提示词的作用",
   "gains.tip": "最近一次出图时，每个膜对每条提示词的改变程度：0 = 完全不变；1 = 按求解结果生效。",
   "waiting": "出图时会显示对每条提示词的作用。",
+  "untouched": "未触及任何规则",
   "negative": "负面提示词",
   "negative.tip": "负面提示词的文本，只有 rows = all 时才会改变。",
   "approximate": "近似",
