@@ -26,6 +26,11 @@ def flag(default: bool | None, help: str) -> Any:
     return dataclasses.field(default=default, metadata={"flag": True, "help": help})
 
 
+def text(default: str, help: str) -> Any:
+    """Words as they are written."""
+    return dataclasses.field(default=default, metadata={"text": True, "help": help})
+
+
 def read_options(settings: type[T], given: Mapping[str, Any], method: str) -> T:
     """An instance of the dataclass ``settings`` from names and values (text is converted).
 
@@ -66,13 +71,15 @@ def explain_options(settings: type[Any]) -> str:
 def _default(field: dataclasses.Field[Any]) -> str:
     if field.default is None:
         return "chosen by the method"
-    return ("no", "yes")[field.default] if isinstance(field.default, bool) else str(field.default)
+    return ("no", "yes")[field.default] if isinstance(field.default, bool) else str(field.default) or "none"
 
 
 def _range(field: dataclasses.Field[Any]) -> str:
     meta = field.metadata
     if "allowed" in meta:
         return " | ".join(meta["allowed"])
+    if "text" in meta:
+        return "text"
     return "yes | no" if "flag" in meta else f"{meta['low']:g} to {meta['high']:g}"
 
 
@@ -82,6 +89,8 @@ def _convert(field: dataclasses.Field[Any], value: Any) -> Any:
         return str(value)
     if value is None and field.default is None:
         return None
+    if "text" in meta and isinstance(value, str):
+        return value.strip()
     if "flag" in meta and isinstance(value, bool):
         return value
     if "flag" in meta and str(value).lower() in ("yes", "true", "on", "1", "no", "false", "off", "0"):

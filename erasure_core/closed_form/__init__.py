@@ -11,9 +11,9 @@ from ..erasure import Erasure
 from ..errors import BadInput
 from ..models import EditableModel
 from ..options import explain_options, parse_options, read_options
-from . import uce
+from . import speed, uce
 
-METHODS: Mapping[str, ModuleType] = {module.NAME: module for module in (uce,)}
+METHODS: Mapping[str, ModuleType] = {module.NAME: module for module in (uce, speed)}
 
 
 def explain(method: str) -> str:

@@ -28,13 +28,14 @@ def finish(
     gate: Mapping[str, Any],
     exact: bool,
     deltas: Mapping[str, WeightDelta] | None = None,
+    applies: str = "kv",
 ) -> Erasure:
     """Solve every text space's problem and wrap the maps up.
 
     If a concept has more than 8 rows, concepts get as few rank-one terms as lose at most 1e-4 of the whole change's
     energy on the model's outputs (``energy_error``; if ``energy_of`` says "text", on the text vectors, because the
     weights are quantised); with ``exact`` every row is kept. ``deltas``: what acts on the cross-attention weights
-    instead of a map, made by the method from the first problem.
+    instead of a map, made by the method from the first problem. ``applies``: the matrices a map is for.
     """
     maps, groups = {}, {}
     diagnostics: dict[str, Any] = {}
@@ -47,7 +48,7 @@ def finish(
         owners = problem.rows.groups
         notes: dict[str, Any] = {}
         if not exact and _largest_group(owners) > SMALL_RANK:
-            gram, notes["energy_of"] = _gram(model, space, up)
+            gram, notes["energy_of"] = terms_gram(model, space, up, applies)
             down, up, owners, notes["energy_error"] = _compressed(down, up, owners, gram)
         maps[space] = EmbeddingMap(space, (MapFactor(down.float().contiguous(), up.float().contiguous()),))
         groups[space] = owners.tolist()
@@ -55,6 +56,7 @@ def finish(
     return Erasure(
         maps=maps,
         weight_deltas=deltas or {},
+        applies=applies,
         recipe={**recipe, "rows": groups},
         base={
             "family": model.family,
@@ -79,10 +81,10 @@ def _largest_group(owners: Tensor) -> int:
     return int(torch.bincount(owners).max()) if len(owners) else 0
 
 
-def _gram(model: EditableModel, space: str, up: Tensor) -> tuple[Tensor, str]:
+def terms_gram(model: EditableModel, space: str, up: Tensor, applies: str = "kv") -> tuple[Tensor, str]:
     """Gram matrix of the terms' outputs; of the terms themselves where weights are quantised and cannot be read."""
     weights = model.weights()
-    names = [POOLED_WEIGHT] if space == POOLED_SPACE else cross_attention_names(weights)
+    names = [POOLED_WEIGHT] if space == POOLED_SPACE else cross_attention_names(weights, applies)
     try:
         return output_gram(weights, names, up), "outputs"
     except BadInput:
