@@ -31,6 +31,11 @@ def text(default: str, help: str) -> Any:
     return dataclasses.field(default=default, metadata={"text": True, "help": help})
 
 
+def numbers(default: str, low: float, high: float, help: str) -> Any:
+    """One number or several in [low, high], written with slashes between them: "0.3 / -0.1"."""
+    return dataclasses.field(default=default, metadata={"each_low": low, "each_high": high, "help": help})
+
+
 def read_options(settings: type[T], given: Mapping[str, Any], method: str) -> T:
     """An instance of the dataclass ``settings`` from names and values (text is converted).
 
@@ -80,6 +85,8 @@ def _range(field: dataclasses.Field[Any]) -> str:
         return " | ".join(meta["allowed"])
     if "text" in meta:
         return "text"
+    if "each_low" in meta:
+        return f"numbers from {meta['each_low']:g} to {meta['each_high']:g} with / between"
     return "yes | no" if "flag" in meta else f"{meta['low']:g} to {meta['high']:g}"
 
 
@@ -95,6 +102,10 @@ def _convert(field: dataclasses.Field[Any], value: Any) -> Any:
         return value
     if "flag" in meta and str(value).lower() in ("yes", "true", "on", "1", "no", "false", "off", "0"):
         return str(value).lower() in ("yes", "true", "on", "1")
+    if "each_low" in meta:
+        several = [_number(part) for part in str(value).split("/")]
+        if all(one is not None and meta["each_low"] <= one <= meta["each_high"] for one in several):
+            return " / ".join(f"{one:.12g}" for one in several)
     if "low" in meta and not isinstance(value, bool):
         converted = _number(value)
         if converted is not None and meta["low"] <= converted <= meta["high"]:
