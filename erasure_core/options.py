@@ -31,6 +31,11 @@ def text(default: str, help: str) -> Any:
     return dataclasses.field(default=default, metadata={"text": True, "help": help})
 
 
+def table(default: str, help: str) -> Any:
+    """A data file, ours by name or the user's by path, or its content."""
+    return dataclasses.field(default=default, metadata={"table": True, "help": help})
+
+
 def numbers(default: str, low: float, high: float, help: str) -> Any:
     """One number or several in [low, high], written with slashes between them: "0.3 / -0.1"."""
     return dataclasses.field(default=default, metadata={"each_low": low, "each_high": high, "help": help})
@@ -85,6 +90,8 @@ def _range(field: dataclasses.Field[Any]) -> str:
         return " | ".join(meta["allowed"])
     if "text" in meta:
         return "text"
+    if "table" in meta:
+        return "a name or a file"
     if "each_low" in meta:
         return f"numbers from {meta['each_low']:g} to {meta['each_high']:g} with / between"
     return "yes | no" if "flag" in meta else f"{meta['low']:g} to {meta['high']:g}"
@@ -96,8 +103,10 @@ def _convert(field: dataclasses.Field[Any], value: Any) -> Any:
         return str(value)
     if value is None and field.default is None:
         return None
-    if "text" in meta and isinstance(value, str):
+    if ("text" in meta or "table" in meta) and isinstance(value, str):
         return value.strip()
+    if "table" in meta and isinstance(value, list | Mapping):
+        return value
     if "flag" in meta and isinstance(value, bool):
         return value
     if "flag" in meta and str(value).lower() in ("yes", "true", "on", "1", "no", "false", "off", "0"):

@@ -6,6 +6,8 @@ That is smaller than a basis of the subspace itself, and what is kept is usually
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -51,13 +53,14 @@ def captured(basis: Tensor, rows: Tensor, groups: Tensor, count: int) -> Tensor:
     return inside / whole.clamp_min(1e-300)
 
 
-def check_feasible(shares: Tensor, dimensions: int, names: list[str]) -> None:
+def check_feasible(shares: Tensor, dimensions: int, names: Sequence[str]) -> None:
     """Raise IllConditioned if less than a hundredth of a concept can be reached."""
     worst = int(shares.argmin())
     if float(shares[worst]) < LEAST_CAPTURED:
         raise IllConditioned(
             f"'{names[worst]}' cannot be erased beside what is to be preserved: only {float(shares[worst]):.2%} of it "
-            f"lies outside (null space of {dimensions} dimensions). Preserve fewer phrases, or raise 'threshold'."
+            f"lies outside (null space of {dimensions} dimensions). Preserve fewer "
+            "phrases, or set disable_filter=no or a higher 'threshold'."
         )
 
 
