@@ -32,7 +32,7 @@ def text(default: str, help: str) -> Any:
 
 
 def table(default: str, help: str) -> Any:
-    """A data file, ours by name or the user's by path, or its content."""
+    """A data file, ours by name or the user's by path; recipes hold what was used of its content instead."""
     return dataclasses.field(default=default, metadata={"table": True, "help": help})
 
 
