@@ -39,7 +39,7 @@ def last(plain, text):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_every_name_counts_by_its_certainty(demo, plain, dtype):
-    options = {"alpha": 0.5, "beta": 2.0, "preserve_scale": 0.7, "lamb": 0.3, "table": TABLE}
+    options = {"alpha": 0.5, "beta": 2.0, "preserve_scale": 0.7, "lamb": 0.3, "table": TABLE, "protect": 0}
     lines = "circle -> square @ 2\nheart -> star"
     erasure = erase(demo, lines, "crce", preserve=["cross"], parity=True, exact=True, **options)
     erased = [("circle", "square", 2.0), ("disc", "square", 1.0), ("dot", "square", 0.3), ("heart", "star", 1.0)]

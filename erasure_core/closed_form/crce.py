@@ -30,9 +30,10 @@ NAME = "crce"
 SUMMARY = "Erases a concept with its other names and keeps its look-alikes, from a table that you can edit."
 WHY = """\
 The published method trains; this is its idea in one solve, so there are no published settings to follow: --parity means
-bare words, one row each, and an absolute ridge. Copy the table (erasure_core/closed_form/tables/coreference.json), add
-your concepts, and give its path as table=FILE. A certainty is a number from 0 to 1 or one of the paper's five words.
-What you preserve is never erased as a coreferent, and what you erase is never kept as a retain.
+bare words, one row each, and an absolute ridge; the empty prompt stays protected (protect=0 leaves it out).
+Copy the table (erasure_core/closed_form/tables/coreference.json), add your concepts, and give its path as table=FILE. A
+certainty is a number up to 1 or one of the paper's five words. What you preserve is never erased as a coreferent, and
+what you erase is never kept as a retain. Names that a text encoder hardly knows do more harm than good: leave them out.
 Sentences, the end-of-text row, the protected empty prompt and relative units are as in uce.
 """
 TABLES = Path(__file__).parent / "tables"
@@ -84,7 +85,7 @@ def _problem(
 ) -> EditProblem:
     rows = job.rows(space, pairs, selector)
     ridge = settings.lamb * (1.0 if job.parity else mean_square(rows.erase))
-    protect = 0.0 if job.parity else settings.protect * float(rows.weights.mean())
+    protect = settings.protect * float(rows.weights.mean())
     stay, weights = job.protected(space, selector, protect, settings.preserve_scale)
     parts, scales = [stay], [weights]
     chosen = "POOLED" if space == POOLED_SPACE else selector
