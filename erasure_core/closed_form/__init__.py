@@ -11,11 +11,11 @@ from ..erasure import Erasure
 from ..errors import BadInput
 from ..models import EditableModel
 from ..options import explain_options, parse_options, read_options
-from . import mace, rece, time, uce
+from . import leace, mace, rece, time, uce
 from .common import Job
 from .singular import make_singular
 
-METHODS: Mapping[str, ModuleType] = {module.NAME: module for module in (uce, rece, mace, time)}
+METHODS: Mapping[str, ModuleType] = {module.NAME: module for module in (uce, rece, mace, time, leace)}
 
 
 def explain(method: str) -> str:
