@@ -89,11 +89,18 @@ def draw(seed, *shape):
 @pytest.mark.parametrize("kept", [4, 60])
 def test_a_gram_matrix_is_as_good_as_its_rows(kept):
     c, a, p = draw(1, 6, 20), draw(2, 6, 20), draw(3, kept, 20)
-    rows = EditProblem(c, a, p, 0.5, preserve_weights=torch.full((kept,), 0.3).double())
+    rows = EditProblem(c, a, p, 0.5, preserve_weights=torch.full((kept,), 0.3, dtype=torch.float64))
     gram = EditProblem(c, a, ridge=0.5, preserve_gram=0.3 * p.T @ p)
     torch.testing.assert_close(rows.solved().matrix(), gram.solved().matrix(), rtol=1e-9, atol=1e-10)
     torch.testing.assert_close(rows.gram(), gram.gram())
-    mixed = EditProblem(c, a, p[:2], 0.5, preserve_weights=torch.full((2,), 0.3).double(), preserve_gram=0.3 * p[2:].T @ p[2:])
+    mixed = EditProblem(
+        c,
+        a,
+        p[:2],
+        0.5,
+        preserve_weights=torch.full((2,), 0.3, dtype=torch.float64),
+        preserve_gram=0.3 * p[2:].T @ p[2:],
+    )
     torch.testing.assert_close(rows.solved().matrix(), mixed.solved().matrix(), rtol=1e-9, atol=1e-10)
 
 
