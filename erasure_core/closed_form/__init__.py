@@ -11,12 +11,12 @@ from ..erasure import Erasure
 from ..errors import BadInput
 from ..models import EditableModel
 from ..options import explain_options, parse_options, read_options
-from . import crce, mace, realera, rece, speed, time, trce, uce
+from . import crce, leace, mace, realera, rece, speed, time, trce, uce
 from .common import Job
 from .singular import make_singular
 
 METHODS: Mapping[str, ModuleType] = {
-    module.NAME: module for module in (uce, rece, mace, time, speed, trce, realera, crce)
+    module.NAME: module for module in (uce, rece, mace, time, leace, speed, trce, realera, crce)
 }
 
 

@@ -48,8 +48,12 @@ def finish(
         answer = given if isinstance(given, Solved) else given.solved()
         up, down, owners, notes = answer.up, answer.down, answer.groups, dict(answer.notes)
         if not exact and _largest_group(owners) > SMALL_RANK:
-            gram, notes["energy_of"] = _gram(model, space, up, applies)
-            down, up, owners, notes["energy_error"] = _compressed(down, up, owners, gram)
+            if len(down) > problem.width:
+                metric, notes["energy_of"] = text_metric(model, space, applies)
+                down, up, owners, notes["energy_error"] = _compressed_wide(down, up, owners, metric)
+            else:
+                gram, notes["energy_of"] = _gram(model, space, up, applies)
+                down, up, owners, notes["energy_error"] = _compressed(down, up, owners, gram)
         bias = None if answer.bias is None else answer.bias.float()
         maps[space] = EmbeddingMap(space, (MapFactor(down.float().contiguous(), up.float().contiguous(), bias),))
         groups[space] = owners.tolist()
@@ -118,6 +122,34 @@ def _compressed(down: Tensor, up: Tensor, owners: Tensor, gram: Tensor) -> tuple
             return small_down, up @ mix, kept, float(f"{missed:.3g}")
         error *= 0.8 * ENERGY_ERROR / missed
     return down, up, owners, 0.0
+
+
+def _compressed_wide(down: Tensor, up: Tensor, owners: Tensor, metric: Tensor) -> tuple[Tensor, Tensor, Tensor, float]:
+    """The same for more terms than dimensions, with ``metric`` S [d, d] instead of a Gram matrix of all terms.
+
+    Each concept's terms are brought to at most d first (exactly, by QR), so that no matrix is larger than d x d.
+    """
+    thin = []
+    for owner in owners.unique().tolist():
+        mine = owners == owner
+        inner = torch.linalg.qr(down[mine].T)
+        thin.append((owner, inner.Q.T, up[:, mine] @ inner.R.T))
+    change, error = up @ down, ENERGY_ERROR
+    total = float((change * (metric @ change)).sum())
+    for _ in range(_TRIES):
+        ups, downs, kept = [], [], []
+        for owner, own_down, own_up in thin:
+            mix, small_down = compress(own_down, own_up.T @ metric @ own_up, error)
+            ups.append(own_up @ mix)
+            downs.append(small_down)
+            kept += [owner] * len(small_down)
+        rest = change - torch.cat(ups, dim=1) @ torch.cat(downs)
+        missed = float((rest * (metric @ rest)).sum()) / max(total, 1e-300)
+        if missed <= ENERGY_ERROR:
+            return torch.cat(downs), torch.cat(ups, dim=1), torch.tensor(kept), float(f"{missed:.3g}")
+        error *= 0.8 * ENERGY_ERROR / missed
+    whole = torch.tensor([owner for owner, own_down, _ in thin for _ in own_down])
+    return torch.cat([t[1] for t in thin]), torch.cat([t[2] for t in thin], dim=1), whole, 0.0
 
 
 def _by_concept(down: Tensor, owners: Tensor, gram: Tensor, error: float) -> tuple[Tensor, Tensor, Tensor]:

@@ -30,7 +30,11 @@ class Shared:
     pooled: bool | None = flag(None, "SDXL: also edit the pooled text vector")
     exact: bool = flag(False, "keep every row of a concept, however many and alike they are")
     singular: int = number(
-        0, 0, 64, "directions per concept that no text can name any more; 0 leaves the map invertible", whole=True
+        0,
+        0,
+        64,
+        "directions per concept closed for good, against texts made to bring it back; 0 none, 1 to 4 is sensible",
+        whole=True,
     )
 
 

@@ -8,7 +8,7 @@ plain solve ``c' -> anchor``. The denoiser is read once, whatever the number of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -82,28 +82,13 @@ class _Rounds:
         preserve, weights = self._preserved(space, rows)
         current, lengths = first.solved(), []
         for _ in range(self._epochs):
-            derived = self.derive(current.matrix(), metric, rows)
+            find = deriving(current.matrix(), metric, self._reg(metric), self.settings)
+            derived = find(rows.erase.double(), rows.anchors.double())
             lengths.append(float(f"{float(derived.norm() / rows.erase.double().norm()):.3g}"))
             ridge = self._ridge(rows)
             step = EditProblem(derived, rows.anchors, preserve, ridge, rows.weights, weights, rows.groups, space)
             current = current.after(step.solved())
         return replace(current, notes={"derived_length": lengths, "outputs_of": source})
-
-    def derive(self, t: Tensor, metric: Tensor, rows: RowSet) -> Tensor:
-        """Texts [m, d] that the edited model reads as the original reads ``rows.erase``; ``t`` T_k, ``metric`` S."""
-        settings, wanted = self.settings, rows.erase.double()
-        edited, crossed = t.T @ metric @ t, t.T @ metric  # sum W_k^T W_k and sum W_k^T W
-        reg = self._reg(metric)
-        left, right = edited.clone(), wanted @ crossed.T
-        if settings.variant == "surrogatereg" and settings.reg_item != "2nd":
-            left, right = left + reg * edited, right + reg * wanted @ edited
-        if settings.variant == "surrogatereg" and settings.reg_item != "1st":
-            left, right = left + reg * torch.eye(len(left)), right + reg * wanted
-        if settings.variant == "standardreg":
-            right = right + reg * rows.anchors.double()
-        if settings.variant != "surrogatereg":
-            left.diagonal().add_(reg)
-        return torch.cholesky_solve(right.T, cholesky(left, "reg")).T
 
     @property
     def _unsafe(self) -> bool:
@@ -140,6 +125,29 @@ class _Rounds:
         found = select_rows(self.job.model, texts, "POOLED" if space == POOLED_SPACE else SELECTION)
         weight = (0.1 if keep is None else keep) * len(texts) / len(set(texts))
         return found, torch.full((len(found),), weight).double()
+
+
+def deriving(t: Tensor, metric: Tensor, reg: float, settings: Settings) -> Callable[[Tensor, Tensor], Tensor]:
+    """Rows [m, d] and anchors -> texts [m, d] that the edited model reads as the original reads the rows.
+
+    ``t`` T_k and ``metric`` S [d, d]. One factorisation for all concepts of an epoch. standardreg: ``r |c' - a|^2``
+    with a the anchor of the UCE start; surrogatereg: ``r sum |W_k (c' - c)|^2``, ``r |c' - c|^2`` or both.
+    """
+    variant, item = settings.variant, settings.reg_item
+    edited, crossed = t.T @ metric @ t, t.T @ metric  # sum W_k^T W_k and sum W_k^T W
+    as_outputs = reg if variant == "surrogatereg" and item != "2nd" else 0.0
+    as_texts = reg if variant != "surrogatereg" or item != "1st" else 0.0
+    left = (1 + as_outputs) * edited
+    left.diagonal().add_(as_texts)
+    root = cholesky(left, "reg")
+
+    def find(rows: Tensor, anchors: Tensor) -> Tensor:
+        right = rows @ crossed.T + as_outputs * rows @ edited
+        if variant != "regzero":
+            right = right + as_texts * (anchors if variant == "standardreg" else rows)
+        return torch.cholesky_solve(right.T, root).T
+
+    return find
 
 
 def _guide(concept: Concept) -> str:
