@@ -12,37 +12,47 @@ from .solver import EditProblem
 _POWER_STEPS = 30
 
 
-def diagnose(problem: EditProblem, down: Tensor, up: Tensor) -> dict[str, Any]:
-    """Numbers about ``T = I + up @ down`` (``up`` D [d, r], ``down`` Y [r, d]) as the solution of ``problem``.
+def diagnose(problem: EditProblem, down: Tensor, up: Tensor, bias: Tensor | None = None) -> dict[str, Any]:
+    """Numbers about ``T = I + up @ down`` (``up`` D [d, r], ``down`` Y [r, d], ``bias`` [d]) as answer to ``problem``.
 
     ``condition``: estimate of cond(G). ``norm``: largest singular value of T - I. ``effective_rank``: exp of the
     entropy of its singular values. ``null_space``: dimensions no row speaks about. ``residual``: mean over erased rows
     of |T c - a| / |c - a|. ``captured``: share of the erased rows' energy the edit can reach (1 without a subspace).
-    ``drift`` and ``drift_worst``: mean and largest |T p - p| / |p| over preserved rows. ``anchor_distance``: mean
-    |c - a| / |c| of the concept whose anchor is closest, ``anchor_closest``: its number.
+    ``drift`` and ``drift_worst``: mean and largest |T p - p| / |p| over preserved rows; of rows given as a Gram matrix
+    G only the root mean square is known, (tr X G X^T / tr G)^1/2 with X = T - I: it is ``drift``. ``anchor_distance``:
+    mean |c - a| / |c| of the concept whose anchor is closest, ``anchor_closest``: its number.
     """
     rows = problem.rows
     down, up = down.double(), up.double()
+    shift = 0.0 if bias is None else bias.double()
     singular = _singular_values(down, up)
-    reach = rows.erase + (rows.erase @ down.T) @ up.T
+    reach = rows.erase + (rows.erase @ down.T) @ up.T + shift
     wanted = (rows.erase - rows.anchors).norm(dim=1)
     moved = wanted > 0
     residual = (reach - rows.anchors).norm(dim=1)[moved] / wanted[moved]
-    drift = ((rows.preserve @ down.T) @ up.T).norm(dim=1) / rows.preserve.norm(dim=1).clamp_min(1e-30)
+    drift = ((rows.preserve @ down.T) @ up.T + shift).norm(dim=1) / rows.preserve.norm(dim=1).clamp_min(1e-30)
     return {
         "condition": _round(_largest_eigenvalue(problem.gram()) / problem.effective_ridge),
         "ridge": _round(problem.effective_ridge),
         "norm": _round(singular.max()) if len(singular) else 0.0,
         "effective_rank": _round(_effective_rank(singular)),
-        "null_space": problem.width - _row_rank(torch.cat([rows.erase, rows.preserve])),
+        "null_space": problem.width - _row_rank(torch.cat([rows.erase, rows.preserve]), problem.preserve_gram),
         "captured": 1.0,
         "residual": _round(residual.mean()) if len(residual) else 0.0,
-        "drift": _round(drift.mean()) if len(drift) else 0.0,
-        "drift_worst": _round(drift.max()) if len(drift) else 0.0,
+        **_drifts(problem, drift, down, up),
         "rows_erased": len(rows.erase),
         "rows_preserved": len(rows.preserve),
         **_closest_anchor(rows.groups, wanted / rows.erase.norm(dim=1).clamp_min(1e-30)),
     }
+
+
+def _drifts(problem: EditProblem, moved: Tensor, down: Tensor, up: Tensor) -> dict[str, float]:
+    """``moved``: |T p - p| / |p| of each preserved row."""
+    mean, worst = (float(moved.mean()), float(moved.max())) if len(moved) else (0.0, 0.0)
+    if problem.preserve_gram is not None:
+        gram = problem.preserve_gram.double()
+        mean = float(((up.T @ up) * (down @ gram @ down.T)).sum().clamp_min(0) / gram.trace().clamp_min(1e-300)) ** 0.5
+    return {"drift": _round(mean), "drift_worst": _round(max(mean, worst))}
 
 
 def _closest_anchor(groups: Tensor, distances: Tensor) -> dict[str, Any]:
@@ -79,9 +89,14 @@ def _largest_eigenvalue(gram: Tensor) -> float:
     return value
 
 
-def _row_rank(rows: Tensor) -> int:
-    """Numerical rank from the smaller Gram matrix: squared singular values above 1e-10 of the largest."""
-    gram = rows @ rows.T if len(rows) < rows.shape[1] else rows.T @ rows
+def _row_rank(rows: Tensor, more: Tensor | None) -> int:
+    """Numerical rank from the smaller Gram matrix: squared singular values above 1e-10 of the largest.
+
+    ``more``: Gram matrix of further rows.
+    """
+    gram = rows @ rows.T if len(rows) < rows.shape[1] and more is None else rows.T @ rows
+    if more is not None:
+        gram = gram + more.double()
     if gram.numel() == 0:
         return 0
     values = torch.linalg.eigvalsh(gram)

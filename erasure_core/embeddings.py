@@ -1,8 +1,8 @@
 """Which rows of the text an edit is about: selectors over pairs of prompts.
 
 The row selectors of the published methods, for prompts of any length: LAST (UCE 2025, SPEED), TAIL (UCE 2023), ALL77
-(TIME, RECE), SURR (MACE, arXiv 2403.06135), EOT (TRCE, arXiv 2503.07389) and POOLED (SDXL's second text path); and
-LAST+EOT, ours.
+(RECE), MATCHED (TIME, arXiv 2303.08084), SURR (MACE, arXiv 2403.06135), EOT (TRCE, arXiv 2503.07389) and POOLED
+(SDXL's second text path); and LAST+EOT, ours.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from .errors import BadInput
 from .models import EditableModel, Encoded
 from .prompts import CHUNK, escape
 
-SELECTORS = ("LAST", "LAST+EOT", "TAIL", "ALL77", "SURR", "EOT", "EOT+PADS", "POOLED")
+SELECTORS = ("LAST", "LAST+EOT", "TAIL", "ALL77", "MATCHED", "SURR", "EOT", "EOT+PADS", "POOLED")
+_A, _AN = 320, 550  # the words "a" and "an" in the vocabulary of all CLIP text encoders
 
 
 @dataclass(frozen=True)
@@ -178,14 +179,50 @@ def _eot_pads(old: Text, new: Text, phrase: tuple[int, ...], anchor: tuple[int, 
 
 def _surrounding(old: Text, new: Text, phrase: tuple[int, ...], anchor: tuple[int, ...]) -> Positions:
     """All rows but the words that differ: common beginning, then common ending on through the padding."""
-    limit = min(old.eos, new.eos)
+    begin, shared = _common(old.ids[: old.eos], new.ids[: new.eos])
+    return [(i, i, 1.0) for i in range(begin)] + _aligned(old, old.eos - shared, new, new.eos - shared)
+
+
+def _common(old: tuple[int, ...], new: tuple[int, ...]) -> tuple[int, int]:
+    """How many ids two texts share at the beginning, and then at the end."""
+    limit = min(len(old), len(new))
     begin = 0
-    while begin < limit and old.ids[begin] == new.ids[begin]:
+    while begin < limit and old[begin] == new[begin]:
         begin += 1
     shared = 0
-    while shared < limit - begin and old.ids[old.eos - 1 - shared] == new.ids[new.eos - 1 - shared]:
+    while shared < limit - begin and old[-1 - shared] == new[-1 - shared]:
         shared += 1
-    return [(i, i, 1.0) for i in range(begin)] + _aligned(old, old.eos - shared, new, new.eos - shared)
+    return begin, shared
+
+
+def _matched(old: Text, new: Text, phrase: tuple[int, ...], anchor: tuple[int, ...]) -> Positions:
+    """Each row with the row of the same word in the new prompt ("an" is "a"), padding with padding.
+
+    Where the old prompt's words do not all occur in the new one in their order, the words that differ are paired from
+    their last one backwards.
+    """
+    before, after = (tuple(_A if i == _AN else i for i in text.ids[: text.eos]) for text in (old, new))
+    last = len(new.ids) - 1
+    words = _in_order(before, after) or _from_the_end(before, after)
+    pads = range(len(old.ids) - len(words))
+    return [(i, j, 1.0) for i, j in enumerate([*words, *(min(new.eos + n, last) for n in pads)])]
+
+
+def _in_order(before: tuple[int, ...], after: tuple[int, ...]) -> list[int]:
+    """Where each id of ``before`` stands in ``after``, in order; empty if one is missing."""
+    found: list[int] = []
+    for token in before:
+        start = found[-1] + 1 if found else 0
+        if token not in after[start:]:
+            return []
+        found.append(after.index(token, start))
+    return found
+
+
+def _from_the_end(before: tuple[int, ...], after: tuple[int, ...]) -> list[int]:
+    begin, _ = _common(before, after)
+    longer = len(after) - len(before)
+    return [i if i < begin else max(i + longer, begin) for i in range(len(before))]
 
 
 def _aligned(old: Text, i: int, new: Text, j: int) -> Positions:
@@ -197,6 +234,7 @@ _PICKERS: dict[str, Picker] = {
     "LAST+EOT": _last_and_end,
     "TAIL": _tail,
     "ALL77": _all,
+    "MATCHED": _matched,
     "SURR": _surrounding,
     "EOT": _eot,
     "EOT+PADS": _eot_pads,

@@ -26,6 +26,21 @@ def flag(default: bool | None, help: str) -> Any:
     return dataclasses.field(default=default, metadata={"flag": True, "help": help})
 
 
+def text(default: str, help: str) -> Any:
+    """Words as they are written."""
+    return dataclasses.field(default=default, metadata={"text": True, "help": help})
+
+
+def table(default: str, help: str) -> Any:
+    """A data file, ours by name or the user's by path; recipes hold what was used of its content instead."""
+    return dataclasses.field(default=default, metadata={"table": True, "help": help})
+
+
+def numbers(default: str, low: float, high: float, help: str) -> Any:
+    """One number or several in [low, high], written with slashes between them: "0.3 / -0.1"."""
+    return dataclasses.field(default=default, metadata={"each_low": low, "each_high": high, "help": help})
+
+
 def read_options(settings: type[T], given: Mapping[str, Any], method: str) -> T:
     """An instance of the dataclass ``settings`` from names and values (text is converted).
 
@@ -66,13 +81,19 @@ def explain_options(settings: type[Any]) -> str:
 def _default(field: dataclasses.Field[Any]) -> str:
     if field.default is None:
         return "chosen by the method"
-    return ("no", "yes")[field.default] if isinstance(field.default, bool) else str(field.default)
+    return ("no", "yes")[field.default] if isinstance(field.default, bool) else str(field.default) or "none"
 
 
 def _range(field: dataclasses.Field[Any]) -> str:
     meta = field.metadata
     if "allowed" in meta:
         return " | ".join(meta["allowed"])
+    if "text" in meta:
+        return "text"
+    if "table" in meta:
+        return "a name or a file"
+    if "each_low" in meta:
+        return f"numbers from {meta['each_low']:g} to {meta['each_high']:g} with / between"
     return "yes | no" if "flag" in meta else f"{meta['low']:g} to {meta['high']:g}"
 
 
@@ -82,10 +103,18 @@ def _convert(field: dataclasses.Field[Any], value: Any) -> Any:
         return str(value)
     if value is None and field.default is None:
         return None
+    if ("text" in meta or "table" in meta) and isinstance(value, str):
+        return value.strip()
+    if "table" in meta and isinstance(value, list | Mapping):
+        return value
     if "flag" in meta and isinstance(value, bool):
         return value
     if "flag" in meta and str(value).lower() in ("yes", "true", "on", "1", "no", "false", "off", "0"):
         return str(value).lower() in ("yes", "true", "on", "1")
+    if "each_low" in meta:
+        several = [_number(part) for part in str(value).split("/")]
+        if all(one is not None and meta["each_low"] <= one <= meta["each_high"] for one in several):
+            return " / ".join(f"{one:.12g}" for one in several)
     if "low" in meta and not isinstance(value, bool):
         converted = _number(value)
         if converted is not None and meta["low"] <= converted <= meta["high"]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .erasure import EmbeddingMap, MapFactor
 from .errors import BadInput, IllConditioned
-from .solver import factored
+from .solver import cholesky
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Prepared:
         rows = self.preserve.double()
         gram = (rows * self.weights.double()[:, None]).T @ rows
         gram.diagonal().add_(self.ridge)
-        return factored(gram)
+        return cholesky(gram)
 
     def factors(self, erase: Tensor, anchors: Tensor, omega: Tensor) -> tuple[Tensor, Tensor]:
         """``D`` [d, m] and ``Y`` [m, d] for rows ``erase`` -> ``anchors`` [m, d] with weights ``omega`` [m] > 0."""
@@ -44,7 +44,7 @@ class Prepared:
         solved = torch.cholesky_solve(rows.T, self.factor)
         small = rows @ solved
         small.diagonal().add_(1 / omega.double())
-        y = torch.cholesky_solve(solved.T, factored(small))
+        y = torch.cholesky_solve(solved.T, cholesky(small))
         if not torch.isfinite(y).all():
             raise IllConditioned("The erasure has no finite solution. Raise the ridge or remove odd rows.")
         return (anchors.double() - rows).T, y

@@ -9,8 +9,10 @@ Everything is float64 on the processor; ``T`` needs no weight of the model at al
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,6 +44,7 @@ class EditProblem:
     preserve_weights: Tensor | None = None
     groups: Tensor | None = None
     space: str = ""
+    preserve_gram: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.erase.dim() != 2 or self.erase.shape != self.anchors.shape or len(self.erase) == 0:
@@ -52,6 +55,11 @@ class EditProblem:
         if self.preserve is not None and (self.preserve.dim() != 2 or self.preserve.shape[1] != self.width):
             raise BadInput(
                 f"Rows to preserve must be [p, {self.width}] like the rows to erase; got {tuple(self.preserve.shape)}."
+            )
+        if self.preserve_gram is not None and tuple(self.preserve_gram.shape) != (self.width, self.width):
+            raise BadInput(
+                f"The Gram matrix of what to preserve must be [{self.width}, {self.width}] like the text space; "
+                f"got {tuple(self.preserve_gram.shape)}."
             )
         kept = 0 if self.preserve is None else len(self.preserve)
         for name, count in (
@@ -64,7 +72,7 @@ class EditProblem:
                 raise BadInput(
                     f"The {name.replace('_', ' ')} must be one number a row, [{count}]; got {tuple(value.shape)}."
                 )
-        for name in ("erase", "anchors", "preserve", "erase_weights", "preserve_weights"):
+        for name in ("erase", "anchors", "preserve", "erase_weights", "preserve_weights", "preserve_gram"):
             value = getattr(self, name)
             if value is not None and not torch.isfinite(value).all():
                 raise IllConditioned(
@@ -93,11 +101,15 @@ class EditProblem:
         """The ridge that is used: at least 1e-6 of the mean eigenvalue of the Gram matrix."""
         rows = self.rows
         trace = (rows.erase.square().sum(1) @ rows.omega) + (rows.preserve.square().sum(1) @ rows.omega_preserve)
+        if self.preserve_gram is not None:
+            trace = trace + _wide(self.preserve_gram).trace()
         return max(float(self.ridge), RIDGE_FLOOR * float(trace) / self.width, torch.finfo(torch.float64).tiny)
 
     def gram(self) -> Tensor:
         """``G`` [d, d]: the ridge plus the weighted outer products of all rows."""
         total = _gram(self.rows.erase, self.rows.omega) + _gram(self.rows.preserve, self.rows.omega_preserve)
+        if self.preserve_gram is not None:
+            total = total + _wide(self.preserve_gram)
         total.diagonal().add_(self.effective_ridge)
         return total
 
@@ -107,11 +119,16 @@ class EditProblem:
         if len(rows.erase) == 0:
             empty = rows.erase.new_zeros
             return empty(self.width, 0), empty(0, self.width)
-        primal = len(rows.erase) + len(rows.preserve) >= self.width
+        primal = self.preserve_gram is not None or len(rows.erase) + len(rows.preserve) >= self.width
         y = self._solve_primal() if primal else self._solve_dual()
         if not torch.isfinite(y).all():
             raise IllConditioned("The erasure has no finite solution. Raise the ridge ('lamb') or remove odd rows.")
         return (rows.anchors - rows.erase).T, y
+
+    def solved(self) -> Solved:
+        """The factors in float64 beside the problem."""
+        up, down = self.factors()
+        return Solved(self, up, down, self.rows.groups)
 
     def solve(self) -> EmbeddingMap:
         """The map in float32, rank-one terms in the order of ``rows.groups``."""
@@ -120,7 +137,7 @@ class EditProblem:
 
     def _solve_primal(self) -> Tensor:
         weighted = self.rows.erase * self.rows.omega[:, None]
-        return torch.cholesky_solve(weighted.T, factored(self.gram())).T
+        return torch.cholesky_solve(weighted.T, cholesky(self.gram())).T
 
     def _solve_dual(self) -> Tensor:
         """First m rows of ``(ridge Omega^-1 + K K^T)^-1 K`` with K = erase and preserve rows stacked."""
@@ -128,7 +145,32 @@ class EditProblem:
         omega = torch.cat([self.rows.omega, self.rows.omega_preserve])
         inner = keys @ keys.T
         inner.diagonal().add_(self.effective_ridge / omega)
-        return torch.cholesky_solve(keys, factored(inner))[: len(self.rows.erase)]
+        return torch.cholesky_solve(keys, cholesky(inner))[: len(self.rows.erase)]
+
+
+@dataclass(frozen=True)
+class Solved:
+    """A map ``x -> x + D Y x + bias`` that answers ``problem``: ``up`` D [d, r], ``down`` Y [r, d], float64.
+
+    ``groups`` [r]: the concept of each rank-one term. ``bias`` [d] or None. ``notes``: more for the diagnostics.
+    """
+
+    problem: EditProblem
+    up: Tensor
+    down: Tensor
+    groups: Tensor
+    bias: Tensor | None = None
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+    def matrix(self) -> Tensor:
+        """``T = I + D Y`` [d, d] in float64."""
+        return torch.eye(len(self.up), dtype=torch.float64) + self.up @ self.down
+
+    def after(self, inner: Solved) -> Solved:
+        """This map applied to what ``inner`` makes: ``T T_i = I + D Y + (T D_i) Y_i``. Both without bias."""
+        moved = inner.up + self.up @ (self.down @ inner.up)
+        up, down = torch.cat([self.up, moved], dim=1), torch.cat([self.down, inner.down])
+        return Solved(self.problem, up, down, torch.cat([self.groups, inner.groups]), notes=self.notes)
 
 
 @dataclass(frozen=True)
@@ -176,12 +218,12 @@ def _gram(rows: Tensor, weights: Tensor) -> Tensor:
     return (rows * weights[:, None]).T @ rows
 
 
-def factored(matrix: Tensor) -> Tensor:
-    """Cholesky factor of a positive definite matrix; raises IllConditioned if it is not."""
+def cholesky(matrix: Tensor, option: str = "lamb") -> Tensor:
+    """Lower factor of a positive definite matrix; raises IllConditioned naming the ``option`` to raise."""
     factor, info = torch.linalg.cholesky_ex(matrix)
     if info.item() != 0:
         raise IllConditioned(
             "The rows to erase and to preserve are numerically dependent and the ridge is too small for them. "
-            "Raise the ridge (option 'lamb')."
+            f"Raise the ridge (option '{option}')."
         )
     return factor

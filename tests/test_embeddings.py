@@ -197,7 +197,7 @@ def test_preserved_rows_are_the_prompts_own(demo, plain):
 
 
 def test_an_unknown_selector_lists_the_known_ones(demo):
-    with pytest.raises(BadInput, match=r"'FIRST'.*LAST, LAST\+EOT, TAIL, ALL77, SURR, EOT, EOT\+PADS, POOLED"):
+    with pytest.raises(BadInput, match=r"'FIRST'.*LAST, LAST\+EOT, TAIL, ALL77, MATCHED, SURR, EOT, EOT\+PADS, POOLED"):
         chosen(demo, "FIRST", ("circle", "square"))
 
 

@@ -89,8 +89,10 @@ def test_the_wheel_holds_only_the_core_with_the_demo_weights(tmp_path):
     assert {top for top in tops if not top.endswith(".dist-info")} == {"erasure_core"}
     shipped = {f"erasure_core/{path.relative_to(CORE).as_posix()}" for path in (CORE / "demo" / "weights").rglob("*.*")}
     shipped |= {f"erasure_core/wordlists/{path.name}" for path in (CORE / "wordlists").iterdir()}
-    assert any(name.endswith("unet/diffusion_pytorch_model.safetensors") for name in shipped)
     assert "erasure_core/wordlists/everyday.txt" in shipped
+    shipped |= {f"erasure_core/{path.relative_to(CORE).as_posix()}" for path in CORE.rglob("*.json")}
+    assert any(name.endswith("unet/diffusion_pytorch_model.safetensors") for name in shipped)
+    assert {"erasure_core/presets/nudity.json", "erasure_core/closed_form/tables/coreference.json"} <= shipped
     assert shipped | {"erasure_core/__main__.py"} <= set(names)
     assert any(name.endswith("LICENSE") for name in names)
 

@@ -5,13 +5,12 @@ import json
 import pytest
 import torch
 import uce_reference as published
+from closed_form_support import assert_edited, same
 
 from erasure_core.closed_form import erase
 from erasure_core.concepts import Concept, ConceptSet
 from erasure_core.errors import BadInput, IllConditioned
 from erasure_core.solver import EditProblem
-
-TOLERANCE = 1e-6  # relative, of every single matrix' change
 
 
 @pytest.fixture(params=["bundled", "random"])
@@ -33,20 +32,8 @@ def subject(request, demo, plain):
     return model, PlainText(model.pipe.tokenizer, model.pipe.text_encoder)
 
 
-def matrices(model):
-    """The denoiser's own cross-attention matrices by canonical name, read without the core."""
-    found = {f"unet.{name}": p.detach().clone() for name, p in model.pipe.unet.named_parameters()}
-    return {n: w for n, w in found.items() if n.endswith((".attn2.to_k.weight", ".attn2.to_v.weight"))}
-
-
 def assert_published(erasure, model, sequences, preserved, **settings):
-    weights = matrices(model)
-    deltas = erasure.deltas(model.weights())
-    assert deltas.keys() == weights.keys()
-    for name, weight in weights.items():
-        expected = published.edit(weight, sequences, preserved, **settings) - weight.double()
-        error = (deltas[name].dense().double() - expected).norm() / expected.norm()
-        assert error <= TOLERANCE, f"{name}: {error:.1e}"
+    assert_edited(erasure, model, lambda weight: published.edit(weight, sequences, preserved, **settings))
 
 
 @pytest.mark.parametrize(
@@ -142,17 +129,6 @@ def test_replace_is_erase_with_an_anchor_and_needs_one(demo):
         erase(demo, "circle", mode="replace")
 
 
-def same(one, other, recipe=False):
-    """Equal maps to the last bit; with ``recipe`` equal in everything."""
-    if recipe and any(getattr(one, n) != getattr(other, n) for n in ("recipe", "base", "gate", "diagnostics")):
-        return False
-    return one.maps.keys() == other.maps.keys() and all(
-        torch.equal(a.up, b.up) and torch.equal(a.down, b.down)
-        for space in one.maps
-        for a, b in zip(one.maps[space].factors, other.maps[space].factors, strict=True)
-    )
-
-
 @pytest.mark.parametrize("options", [{}, {"parity": True}, {"generation": "2023"}, {"exact": True}])
 def test_any_order_of_concepts_and_phrases_gives_the_bitwise_same_erasure(demo, options):
     lines = ["circle -> square", "heart -> star @ 2", "style: dotted", "cross | plus sign -> ring"]
@@ -224,6 +200,35 @@ def test_our_ridge_is_in_units_of_the_rows(demo, plain):
     assert erase(demo, "circle -> square", lamb=0.25, parity=True).recipe["ridge"] == 0.25
 
 
+@pytest.mark.parametrize(("anchor", "alpha"), [("square", "0.4"), ("square / star / a moon", "0.4/-0.1/ 2")])
+def test_debias_adds_attributes_by_given_alphas(subject, anchor, alpha):
+    model, plain = subject
+    erasure = erase(model, f"circle -> {anchor}", mode="debias", alpha=alpha, parity=True, exact=True)
+    (source, target), *_ = published.rows_2025(plain, [("circle", "circle")])
+    for part, factor in zip(anchor.split("/"), alpha.split("/"), strict=True):
+        target = target + float(factor) * published.rows_2025(plain, [("", part.strip())])[0][1]
+    assert_published(erasure, model, [(source, target)], [])
+    assert erasure.recipe["options"]["alpha"] == " / ".join(str(float(value)) for value in alpha.split("/")).replace(
+        "2.0", "2"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        ("circle", {}, "mode=debias needs an anchor for 'circle': write 'circle -> attribute / other attribute'"),
+        ("circle -> square / star", {}, "'circle' has 2 attributes but alpha has 1 numbers"),
+        ("circle -> square", {"generation": "2023"}, "mode=debias belongs to generation=2025"),
+        ("circle -> square", {"singular": 1}, "mode=debias keeps the concept and 'singular' removes it"),
+        ("circle -> square", {"alpha": "a lot"}, "numbers from -10 to 10 with / between"),
+        ("circle -> square", {"alpha": "0.1 / 11"}, "numbers from -10 to 10 with / between"),
+    ],
+)
+def test_debias_says_what_it_needs(demo, text, options, message):
+    with pytest.raises(BadInput, match=message):
+        erase(demo, text, mode="debias", **options)
+
+
 def test_neutral_words_stand_in_for_a_missing_anchor(demo):
     own = demo.neutrals["object"]
     assert same(erase(demo, "circle"), erase(demo, f"circle -> {own}"))
@@ -264,7 +269,7 @@ def test_an_unknown_option_lists_the_known_ones_with_ranges(demo):
         erase(demo, "circle", epochs=3)
     message = str(caught.value)
     assert "'uce' has no option 'epochs'" in message
-    known = ("generation (2025 | 2023", "technique (replace | tensor", "mode (erase | moderate | replace")
+    known = ("generation (2025 | 2023", "technique (replace | tensor", "mode (erase | moderate | replace | debias")
     for part in (
         *known,
         "erase_scale (0 to 1000",

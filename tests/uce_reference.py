@@ -59,18 +59,29 @@ def tensor_targets(weight, source, anchor):
     return new - (direction * new).sum() * direction
 
 
-def edit(weight, sequences, preserved, lamb=0.5, erase_scale=1.0, preserve_scale=1.0, targets=replace_targets):
+def edit(
+    weight,
+    sequences,
+    preserved,
+    lamb=0.5,
+    erase_scale=1.0,
+    preserve_scale=1.0,
+    targets=replace_targets,
+    dtype=torch.float64,
+):
     """``W'`` of one matrix: sums over every row, one inverse. ``erase_scale`` may be a list, one per sequence."""
-    weight = weight.double()
+    weight = weight.to(dtype)
     scales = erase_scale if isinstance(erase_scale, list) else [erase_scale] * len(sequences)
     left = lamb * weight
-    right = lamb * torch.eye(weight.shape[1], dtype=torch.float64)
+    right = lamb * torch.eye(weight.shape[1], dtype=dtype)
     for (source, anchor), scale in zip(sequences, scales, strict=True):
+        source, anchor = source.to(dtype), anchor.to(dtype)
         goal = targets(weight, source, anchor)
         for c, v in zip(source, goal, strict=True):
             left = left + scale * torch.outer(v, c)
             right = right + scale * torch.outer(c, c)
     for p in preserved:
+        p = p.to(dtype)
         left = left + preserve_scale * torch.outer(weight @ p, p)
         right = right + preserve_scale * torch.outer(p, p)
     return left @ torch.linalg.inv(right)

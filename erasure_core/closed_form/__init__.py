@@ -11,9 +11,13 @@ from ..erasure import Erasure
 from ..errors import BadInput
 from ..models import EditableModel
 from ..options import explain_options, parse_options, read_options
-from . import uce
+from . import crce, leace, mace, realera, rece, speed, time, trce, uce
+from .common import Job
+from .singular import make_singular
 
-METHODS: Mapping[str, ModuleType] = {module.NAME: module for module in (uce,)}
+METHODS: Mapping[str, ModuleType] = {
+    module.NAME: module for module in (uce, rece, mace, time, leace, speed, trce, realera, crce)
+}
 
 
 def explain(method: str) -> str:
@@ -52,6 +56,8 @@ def erase(
     settings = read_options(module.Settings, options, method)
     words = model.neutrals if neutrals is None else neutrals
     result: Erasure = module.run(model, chosen, settings, parity, words)
+    if settings.singular:
+        result = make_singular(Job.of(model, chosen, settings, parity, words), result, settings.singular)
     return result
 
 

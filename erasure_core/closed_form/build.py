@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..compression import ENERGY_ERROR, compress, energy_error, output_gram
+from ..compression import ENERGY_ERROR, compress, energy_error, output_gram, output_metric
 from ..concepts import Concept
 from ..diagnostics import diagnose
 from ..erasure import POOLED_SPACE, POOLED_WEIGHT, EmbeddingMap, Erasure, MapFactor, WeightDelta, cross_attention_names
 from ..errors import BadInput
 from ..models import EditableModel
 from ..probe import probe
-from ..solver import EditProblem
+from ..solver import EditProblem, Solved
 
 SMALL_RANK = 8  # a concept with this many rows or fewer is kept exactly
 _TRIES = 8
@@ -23,49 +23,62 @@ _TRIES = 8
 
 def finish(
     model: EditableModel,
-    problems: Mapping[str, EditProblem],
+    problems: Mapping[str, EditProblem | Solved],
     recipe: Mapping[str, Any],
     gate: Mapping[str, Any],
     exact: bool,
     deltas: Mapping[str, WeightDelta] | None = None,
+    applies: str = "kv",
 ) -> Erasure:
-    """Solve every text space's problem and wrap the maps up.
+    """Solve every text space's problem, unless the method has, and wrap the maps up.
 
     If a concept has more than 8 rows, concepts get as few rank-one terms as lose at most 1e-4 of the whole change's
     energy on the model's outputs (``energy_error``; if ``energy_of`` says "text", on the text vectors, because the
     weights are quantised); with ``exact`` every row is kept. ``deltas``: what acts on the cross-attention weights
-    instead of a map, made by the method from the first problem.
+    instead of a map, made by the method from the first problem. ``applies``: the matrices a map is for.
     """
     maps, groups = {}, {}
     diagnostics: dict[str, Any] = {}
     context = next(iter(problems))
-    for space, problem in problems.items():
+    for space, given in problems.items():
+        problem = given.problem if isinstance(given, Solved) else given
         if deltas is not None and space == context:
             diagnostics[space] = {"ridge": problem.effective_ridge, "rows_erased": len(problem.rows.erase)}
             continue
-        up, down = problem.factors()
-        owners = problem.rows.groups
-        notes: dict[str, Any] = {}
+        answer = given if isinstance(given, Solved) else given.solved()
+        up, down, owners, notes = answer.up, answer.down, answer.groups, dict(answer.notes)
         if not exact and _largest_group(owners) > SMALL_RANK:
-            gram, notes["energy_of"] = _gram(model, space, up)
-            down, up, owners, notes["energy_error"] = _compressed(down, up, owners, gram)
-        maps[space] = EmbeddingMap(space, (MapFactor(down.float().contiguous(), up.float().contiguous()),))
+            if len(down) > problem.width:
+                metric, notes["energy_of"] = text_metric(model, space, applies)
+                down, up, owners, notes["energy_error"] = _compressed_wide(down, up, owners, metric)
+            else:
+                gram, notes["energy_of"] = _gram(model, space, up, applies)
+                down, up, owners, notes["energy_error"] = _compressed(down, up, owners, gram)
+        bias = None if answer.bias is None else answer.bias.float()
+        maps[space] = EmbeddingMap(space, (MapFactor(down.float().contiguous(), up.float().contiguous(), bias),))
         groups[space] = owners.tolist()
-        diagnostics[space] = {**diagnose(problem, down, up), "rank": len(down), **notes}
+        diagnostics[space] = {**diagnose(problem, down, up, answer.bias), "rank": len(down), **notes}
     return Erasure(
         maps=maps,
         weight_deltas=deltas or {},
+        applies=applies,
         recipe={**recipe, "rows": groups},
         base={
             "family": model.family,
             "clip_skip": model.clip_skip,
-            "widths": {space: problem.width for space, problem in problems.items()},
+            "widths": {space: model.spaces[space] for space in problems},
             "probe": {space: text for space, text in probe(model).items() if space in problems},
         },
         gate=gate,
         diagnostics=diagnostics,
-        statistics=problems if deltas is None else {},
+        statistics=_joinable(problems) if deltas is None and applies == "kv" else {},
     )
+
+
+def _joinable(problems: Mapping[str, EditProblem | Solved]) -> dict[str, EditProblem]:
+    """The problems whose rows are all there is to them; what a method solved by itself cannot be joined exactly."""
+    plain = {s: p for s, p in problems.items() if isinstance(p, EditProblem) and p.preserve_gram is None}
+    return plain if len(plain) == len(problems) else {}
 
 
 def concept_entries(concepts: Sequence[Concept], anchors: Sequence[str]) -> list[dict[str, Any]]:
@@ -80,14 +93,26 @@ def _largest_group(owners: Tensor) -> int:
     return int(torch.bincount(owners).max()) if len(owners) else 0
 
 
-def _gram(model: EditableModel, space: str, up: Tensor) -> tuple[Tensor, str]:
+def _gram(model: EditableModel, space: str, up: Tensor, applies: str = "kv") -> tuple[Tensor, str]:
     """Gram matrix of the terms' outputs; of the terms themselves where weights are quantised and cannot be read."""
     weights = model.weights()
-    names = [POOLED_WEIGHT] if space == POOLED_SPACE else cross_attention_names(weights)
     try:
-        return output_gram(weights, names, up), "outputs"
+        return output_gram(weights, _readers(weights, space, applies), up), "outputs"
     except BadInput:
         return up.T @ up, "text"
+
+
+def text_metric(model: EditableModel, space: str, applies: str = "kv") -> tuple[Tensor, str]:
+    """``S`` [d, d] of the matrices that read ``space``; the unit matrix where weights are quantised."""
+    weights, width = model.weights(), model.spaces[space]
+    try:
+        return output_metric(weights, _readers(weights, space, applies), width), "outputs"
+    except BadInput:
+        return torch.eye(width, dtype=torch.float64), "text"
+
+
+def _readers(weights: Mapping[str, Tensor], space: str, applies: str = "kv") -> list[str]:
+    return [POOLED_WEIGHT] if space == POOLED_SPACE else cross_attention_names(weights, applies)
 
 
 def _compressed(down: Tensor, up: Tensor, owners: Tensor, gram: Tensor) -> tuple[Tensor, Tensor, Tensor, float]:
@@ -104,6 +129,34 @@ def _compressed(down: Tensor, up: Tensor, owners: Tensor, gram: Tensor) -> tuple
             return small_down, up @ mix, kept, float(f"{missed:.3g}")
         error *= 0.8 * ENERGY_ERROR / missed
     return down, up, owners, 0.0
+
+
+def _compressed_wide(down: Tensor, up: Tensor, owners: Tensor, metric: Tensor) -> tuple[Tensor, Tensor, Tensor, float]:
+    """The same for more terms than dimensions, with ``metric`` S [d, d] instead of a Gram matrix of all terms.
+
+    Each concept's terms are brought to at most d first (exactly, by QR), so that no matrix is larger than d x d.
+    """
+    thin = []
+    for owner in owners.unique().tolist():
+        mine = owners == owner
+        inner = torch.linalg.qr(down[mine].T)
+        thin.append((owner, inner.Q.T, up[:, mine] @ inner.R.T))
+    change, error = up @ down, ENERGY_ERROR
+    total = float((change * (metric @ change)).sum())
+    for _ in range(_TRIES):
+        ups, downs, kept = [], [], []
+        for owner, own_down, own_up in thin:
+            mix, small_down = compress(own_down, own_up.T @ metric @ own_up, error)
+            ups.append(own_up @ mix)
+            downs.append(small_down)
+            kept += [owner] * len(small_down)
+        rest = change - torch.cat(ups, dim=1) @ torch.cat(downs)
+        missed = float((rest * (metric @ rest)).sum()) / max(total, 1e-300)
+        if missed <= ENERGY_ERROR:
+            return torch.cat(downs), torch.cat(ups, dim=1), torch.tensor(kept), float(f"{missed:.3g}")
+        error *= 0.8 * ENERGY_ERROR / missed
+    whole = torch.tensor([owner for owner, own_down, _ in thin for _ in own_down])
+    return torch.cat([t[1] for t in thin]), torch.cat([t[2] for t in thin], dim=1), whole, 0.0
 
 
 def _by_concept(down: Tensor, owners: Tensor, gram: Tensor, error: float) -> tuple[Tensor, Tensor, Tensor]:

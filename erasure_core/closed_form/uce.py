@@ -8,20 +8,20 @@ Our own defaults are explained in :data:`WHY`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from ..concepts import Concept, ConceptSet
-from ..embeddings import Pair, RowSet, select_pairs, select_rows
+from ..embeddings import Pair, RowSet, select_rows
 from ..erasure import POOLED_SPACE, Erasure, WeightDelta, cross_attention_names
 from ..errors import BadInput
 from ..models import EditableModel
-from ..options import choice, flag, number
+from ..options import choice, flag, number, numbers
 from ..solver import EditProblem
-from ..templates import BARE, fill, sentences, uce_templates
-from .build import concept_entries, finish
+from ..templates import BARE, uce_templates
+from .common import PROTECT, Job, Shared, our_sentences
 
 NAME = "uce"
 SUMMARY = "Replaces a concept by its anchor in a fraction of a second; the first thing to try."
@@ -43,7 +43,7 @@ OUR_SELECTOR = {"2025": "LAST+EOT", "2023": "TAIL"}
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Shared):
     """Options of UCE under their official names, ranges included."""
 
     generation: str = choice("2025", ("2025", "2023"), "which published script: last subject token, or it and the rest")
@@ -52,148 +52,137 @@ class Settings:
     )
     mode: str = choice(
         "erase",
-        ("erase", "moderate", "replace"),
-        "erase: to the anchor or neutral words; moderate: to the empty prompt; replace: to an anchor you must give",
+        ("erase", "moderate", "replace", "debias"),
+        "erase: to the anchor or neutral words; moderate: to the empty prompt; replace: to an anchor you must give; "
+        "debias: the concept with the attributes of its anchor ('man / woman') added by alpha",
     )
+    alpha: str = numbers("0.5", -10.0, 10.0, "debias: how much of each attribute to add, as '0.3 / -0.1'")
     erase_scale: float = number(1.0, 0.0, 1000.0, "weight of erased rows")
     preserve_scale: float | None = number(None, 0.0, 1000.0, "weight of preserved rows")
     lamb: float = number(0.5, 0.0, 1e6, "ridge; in units of mean |row|^2 / width, absolute with parity")
     expand_prompts: bool | None = flag(None, "also erase the concept inside sentences (with parity the published ones)")
     protect: float | None = number(None, 0.0, 1000.0, "weight of empty prompt and start token, times mean erase weight")
-    pooled: bool | None = flag(None, "SDXL: also edit the pooled text vector")
-    exact: bool = flag(False, "keep every row of a concept, however many and alike they are")
 
 
 def run(
     model: EditableModel, concepts: ConceptSet, settings: Settings, parity: bool, neutrals: Mapping[str, str] | None
 ) -> Erasure:
     """Erase ``concepts`` from ``model``; see :func:`erasure_core.erase`."""
-    ordered = sorted(concepts, key=lambda c: (c.target, c.kind))  # any order of input gives the same erasure
-    setup = _Setup(settings, parity, neutrals or {})
-    pairs, anchors = setup.pairs(ordered)
-    kept = tuple(sorted(concepts.all_preserved))
-    solvable = setup.problems(model, pairs, kept)
-    problems = {space: problem for space, (problem, _) in solvable.items()}
-    recipe = {
-        "method": NAME,
-        "concepts": concept_entries(ordered, anchors),
-        "preserve": list(kept),
-        "options": {k: v for k, v in asdict(settings).items() if v != getattr(Settings(), k)},
-        "parity": parity,
-        "selection": setup.selector,
-        "templates": sorted({t for c in ordered for t in setup.templates(c)}),
-        "ridge": max(problem.effective_ridge for problem in problems.values()),
-        "seeds": [],
-    }
-    gate = {"phrases": [p for c in ordered for p in c.phrases], "neighbours": list(kept)}
-    deltas = None
-    if settings.technique == "tensor":
-        if settings.generation != "2023":
-            raise BadInput("technique=tensor belongs to generation=2023. Set both, or use technique=replace.")
-        deltas = _tensor_deltas(model, problems, {space: rows for space, (_, rows) in solvable.items()})
-    return finish(model, problems, recipe, gate, settings.exact, deltas)
+    if settings.technique == "tensor" and settings.generation != "2023":
+        raise BadInput("technique=tensor belongs to generation=2023. Set both, or use technique=replace.")
+    if settings.mode == "debias" and settings.generation == "2023":
+        raise BadInput("mode=debias belongs to generation=2025, whose targets it has. Leave generation out.")
+    if settings.mode == "debias" and settings.singular:
+        raise BadInput("mode=debias keeps the concept and 'singular' removes it. Leave one of the two out.")
+    job = Job.of(model, concepts, settings, parity, neutrals)
+    setup = UceRows(job, settings)
+    anchors = setup.anchors()
+    problems, row_sets = setup.problems(anchors)
+    deltas = _tensor_deltas(model, problems, row_sets) if settings.technique == "tensor" else None
+    return job.finish(NAME, problems, anchors, setup.selector, setup.templates, deltas)
 
 
 def problems_of(model: EditableModel, concepts: Sequence[Concept], kept: tuple[str, ...]) -> dict[str, EditProblem]:
-    """Text space -> what our defaults solve there for ``concepts``; ``groups`` are their numbers."""
-    setup = _Setup(Settings(), False, model.neutrals)
-    solvable = setup.problems(model, setup.pairs(concepts)[0], kept)
-    return {space: problem for space, (problem, _) in solvable.items()}
+    """Text space -> what our defaults solve there for ``concepts``; ``groups`` are their numbers in sorted order."""
+    job = Job.of(model, ConceptSet(tuple(concepts), kept), Settings(), False, model.neutrals)
+    rows = UceRows(job, Settings())
+    return rows.problems(rows.anchors())[0]
 
 
 @dataclass(frozen=True)
-class _Setup:
+class UceRows:
+    """Which rows of a job UCE moves, where to, and which ones it keeps."""
+
+    job: Job
     settings: Settings
-    parity: bool
-    neutrals: Mapping[str, str]
 
     @property
     def selector(self) -> str:
-        return (SELECTOR if self.parity else OUR_SELECTOR)[self.settings.generation]
-
-    @property
-    def pooled(self) -> bool:
-        return not self.parity if self.settings.pooled is None else self.settings.pooled
+        """Rows of the cross-attention space."""
+        return (SELECTOR if self.job.parity else OUR_SELECTOR)[self.settings.generation]
 
     def templates(self, concept: Concept) -> tuple[str, ...]:
-        expand = not self.parity if self.settings.expand_prompts is None else self.settings.expand_prompts
+        """Sentences for a concept."""
+        expand = not self.job.parity if self.settings.expand_prompts is None else self.settings.expand_prompts
         if not expand:
             return BARE
-        return uce_templates(concept.kind) if self.parity else sentences(concept.kind)
+        return uce_templates(concept.kind) if self.job.parity else our_sentences(concept)
 
-    def pairs(self, concepts: Sequence[Concept]) -> tuple[list[Pair], list[str]]:
-        """Every phrase of every concept in every sentence, beside what it is to become."""
-        pairs, anchors = [], []
-        for group, concept in enumerate(concepts):
-            anchor = self.anchor(concept)
-            anchors.append(anchor)
-            weight = self.settings.erase_scale * concept.weight
-            for phrase in concept.phrases:
-                for template in self.templates(concept):
-                    # the published scripts put only the concept into the sentences, the guide stays a bare phrase
-                    to = anchor if self.parity or self.settings.mode == "moderate" else fill(template, anchor)
-                    pairs.append(Pair(fill(template, phrase), to, phrase, anchor, weight, group))
-        return pairs, anchors
+    def problems(self, anchors: Sequence[str]) -> tuple[dict[str, EditProblem], dict[str, RowSet]]:
+        """One problem per text space, with the rows as they were selected."""
+        # the published scripts put only the concept into the sentences, the guide stays a bare phrase
+        bare = self.job.parity or self.settings.mode == "moderate"
+        row_sets = {
+            space: self._debiased(space, anchors)
+            if self.settings.mode == "debias"
+            else self._rows(space, self.job.pairs(anchors, self.templates, self.settings.erase_scale, bare))
+            for space in self.job.spaces
+        }
+        return {space: self._problem(space, rows) for space, rows in row_sets.items()}, row_sets
 
-    def anchor(self, concept: Concept) -> str:
+    def anchors(self) -> list[str]:
+        """What each concept is to become."""
         mode = self.settings.mode
-        if mode == "replace" and not concept.anchor:
-            raise BadInput(f"mode=replace needs an anchor for '{concept.target}': write '{concept.target} -> anchor'.")
         if mode == "moderate":
-            return ""
-        if concept.anchor or not self.parity:
-            anchor = concept.resolved_anchor(self.neutrals)
-            if anchor.casefold() in map(str.casefold, concept.phrases):
-                raise BadInput(f"'{anchor}' is itself the neutral word of its kind. Name an anchor for it.")
-            return anchor
+            return [""] * len(self.job.concepts)
+        for concept in self.job.concepts:
+            if mode in ("replace", "debias") and not concept.anchor:
+                what = "anchor" if mode == "replace" else "attribute / other attribute"
+                raise BadInput(
+                    f"mode={mode} needs an anchor for '{concept.target}': write '{concept.target} -> {what}'."
+                )
+        return self.job.anchors(self._guide if self.job.parity else None)
+
+    def _guide(self, concept: Concept) -> str:
+        """The published scripts' anchor where none is named."""
         if self.settings.generation == "2023":
             return " "
         return "art" if concept.kind == "style" else ""
 
-    def problems(
-        self, model: EditableModel, pairs: Sequence[Pair], kept: tuple[str, ...]
-    ) -> dict[str, tuple[EditProblem, RowSet]]:
-        spaces = [space for space in model.spaces if space != POOLED_SPACE or self.pooled]
-        return {space: self.problem(model, space, pairs, kept) for space in spaces}
+    def _rows(self, space: str, pairs: Sequence[Pair]) -> RowSet:
+        rows = self.job.rows(space, pairs, self.selector)
+        if self.settings.mode == "moderate" and not self.job.parity and space != POOLED_SPACE:
+            return _to_nothing_said(self.job.model, rows)
+        return rows
 
-    def problem(
-        self, model: EditableModel, space: str, pairs: Sequence[Pair], kept: tuple[str, ...]
-    ) -> tuple[EditProblem, RowSet]:
-        selector = "POOLED" if space == POOLED_SPACE else self.selector
-        rows = select_pairs(model, pairs, selector)
-        if self.settings.mode == "moderate" and not self.parity and selector != "POOLED":
-            rows = _to_nothing_said(model, rows)
-        preserve, weights = self.preserved(model, space, rows, kept)
-        ridge = self.settings.lamb
-        if not self.parity:
-            ridge *= float(rows.erase.double().square().sum(1).mean()) / rows.erase.shape[1]
-        problem = EditProblem(rows.erase, rows.anchors, preserve, ridge, rows.weights, weights, rows.groups, space)
-        return problem, rows
+    def _debiased(self, space: str, anchors: Sequence[str]) -> RowSet:
+        """Targets ``c + sum_k alpha_k a_k`` (UCE's debiasing for given alpha, arXiv 2308.14761, section 4.2)."""
+        alphas = [float(value) for value in self.settings.alpha.split("/")]
+        attributes = [[part.strip() for part in anchor.split("/")] for anchor in anchors]
+        for concept, found in zip(self.job.concepts, attributes, strict=True):
+            if len(found) != len(alphas):
+                raise BadInput(
+                    f"'{concept.target}' has {len(found)} attributes but alpha has {len(alphas)} numbers. Write as "
+                    "many numbers as attributes: 'nurse -> man / woman' with alpha='0.3 / -0.1'."
+                )
+        parts = [
+            self._rows(
+                space, self.job.pairs([a[k] for a in attributes], self.templates, self.settings.erase_scale, True)
+            )
+            for k in range(len(alphas))
+        ]
+        total = parts[0].erase.double()
+        for alpha, part in zip(alphas, parts, strict=True):
+            total = total + alpha * part.anchors.double()
+        return replace(parts[0], anchors=total)
 
-    def preserved(self, model: EditableModel, space: str, rows: RowSet, kept: tuple[str, ...]) -> tuple[Tensor, Tensor]:
-        """Rows that must stay, with weights: the user's phrases, and in our defaults empty prompt and start token."""
-        pooled = space == POOLED_SPACE
-        if self.parity:
-            return self._preserved_officially(model, rows, kept, pooled)
-        empty = select_rows(model, [""], "POOLED" if pooled else "ALL77")
-        protect = 10.0 if self.settings.protect is None else self.settings.protect
-        weights = torch.full((len(empty),), protect * float(rows.weights.mean()) / len(empty)).double()
-        if not kept:
-            return empty, weights
-        stay = select_rows(model, kept, "POOLED" if pooled else self.selector)
-        scale = 1.0 if self.settings.preserve_scale is None else self.settings.preserve_scale
-        return torch.cat([stay, empty]), torch.cat([torch.full((len(stay),), scale).double(), weights])
+    def _problem(self, space: str, rows: RowSet) -> EditProblem:
+        settings = self.settings
+        if not self.job.parity:
+            protect = PROTECT if settings.protect is None else settings.protect
+            keep = 1.0 if settings.preserve_scale is None else settings.preserve_scale
+            return self.job.problem(space, rows, settings.lamb, self.selector, protect, keep)
+        preserve, weights = self._preserved_officially(rows, space == POOLED_SPACE)
+        return EditProblem(rows.erase, rows.anchors, preserve, settings.lamb, rows.weights, weights, rows.groups, space)
 
-    def _preserved_officially(
-        self, model: EditableModel, rows: RowSet, kept: tuple[str, ...], pooled: bool
-    ) -> tuple[Tensor, Tensor]:
-        scale = self.settings.preserve_scale
+    def _preserved_officially(self, rows: RowSet, pooled: bool) -> tuple[Tensor, Tensor]:
+        scale, kept = self.settings.preserve_scale, self.job.kept
         if self.settings.generation == "2023":
             prompts = ["", *kept]
             scale = max(0.1, 1 / len(prompts)) if scale is None else scale
-            found = select_rows(model, prompts, "POOLED" if pooled else "ALL77")
+            found = select_rows(self.job.model, prompts, "POOLED" if pooled else "ALL77")
         elif kept:
-            found = select_rows(model, kept, "POOLED" if pooled else "LAST")
+            found = select_rows(self.job.model, kept, "POOLED" if pooled else "LAST")
         else:
             found = rows.erase[:0]
         return found, torch.full((len(found),), 1.0 if scale is None else scale).double()
@@ -203,7 +192,7 @@ def _to_nothing_said(model: EditableModel, rows: RowSet) -> RowSet:
     """Moderation without the start token: aim at the empty prompt's row at the same position of the chunk."""
     empty = select_rows(model, [""], "ALL77")
     anchors = torch.stack([empty[max(1, origin.position % len(empty))] for origin in rows.origins])
-    return RowSet(rows.erase, anchors, rows.weights, rows.groups, rows.origins)
+    return replace(rows, anchors=anchors)
 
 
 def _tensor_deltas(

@@ -1,0 +1,154 @@
+"""Reliable and Efficient Concept Erasure (RECE, arXiv 2407.12383, ECCV 2024): erase, find what still works, erase that.
+
+Starting from UCE, every epoch derives the text ``c'`` that makes the edited model answer as the original did to the
+concept ``c`` (Eq. 8-11), and erases it relative to the weights as they are (Eq. 3). With ``W_l^k = W_l T_k`` both
+steps need only ``S = sum_l W_l^T W_l``: ``c' = (r I + T_k^T S T_k)^-1 T_k^T S c`` and ``T_k+1 = T_k U_k`` with U_k the
+plain solve ``c' -> anchor``. The denoiser is read once, whatever the number of epochs and concepts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..concepts import Concept, ConceptSet
+from ..embeddings import RowSet, select_rows
+from ..erasure import POOLED_SPACE, Erasure
+from ..models import EditableModel
+from ..options import choice, number
+from ..solver import EditProblem, Solved, cholesky
+from ..templates import BARE
+from . import uce
+from .build import text_metric
+from .common import PROTECT, Job, Shared, mean_square
+
+NAME = "rece"
+SUMMARY = "uce, then again and again on the texts that still bring the concept back; for stubborn concepts and attacks."
+WHY = """\
+WHY-TEXT
+"""
+START = uce.Settings(generation="2023")
+SELECTION = "ALL77"
+
+
+@dataclass(frozen=True)
+class Settings(Shared):
+    """Options of RECE under their official names."""
+
+    variant: str = choice(
+        "regzero",
+        ("regzero", "standardreg", "surrogatereg"),
+        "what holds a derived text back: its length, its distance from the anchor, or from the concept itself",
+    )
+    reg_item: str = choice("1st", ("1st", "2nd", "both"), "surrogatereg: distance as outputs, as texts, or both")
+    epochs: int | None = number(None, 0, 100, "rounds of deriving and erasing", whole=True)
+    reg: float | None = number(
+        None, 0.0, 1e6, "smaller finds stronger texts; in units of the outputs' mean square, absolute with parity"
+    )
+    lamb: float | None = number(None, 0.0, 1e6, "ridge; in units of mean |row|^2 / width, absolute with parity")
+    erase_scale: float = number(1.0, 0.0, 1000.0, "weight of erased rows")
+    preserve_scale: float | None = number(None, 0.0, 1000.0, "weight of preserved rows")
+    protect: float = number(PROTECT, 0.0, 1000.0, "weight of empty prompt and start token, times mean erase weight")
+
+
+def run(
+    model: EditableModel, concepts: ConceptSet, settings: Settings, parity: bool, neutrals: Mapping[str, str] | None
+) -> Erasure:
+    """Erase ``concepts`` from ``model``; see :func:`erasure_core.erase`."""
+    job = Job.of(model, concepts, settings, parity, neutrals)
+    rounds = _Rounds(job, settings, uce.UceRows(job, START))
+    anchors = job.anchors(_guide if parity else None)
+    first = rounds.start.problems(anchors)[0]
+    solved = {space: rounds.run(space, problem, anchors) for space, problem in first.items()}
+    selection = f"{rounds.start.selector}, then {SELECTION}"
+    return job.finish(NAME, solved, anchors, selection, rounds.start.templates)
+
+
+@dataclass(frozen=True)
+class _Rounds:
+    """Everything that stays the same from epoch to epoch."""
+
+    job: Job
+    settings: Settings
+    start: uce.UceRows
+
+    def run(self, space: str, first: EditProblem, anchors: Sequence[str]) -> Solved:
+        """UCE's map, then one step per epoch: ``T_k+1 = T_k U_k``."""
+        rows = self.job.rows(space, self.job.pairs(anchors, lambda _: BARE, self.settings.erase_scale), SELECTION)
+        metric, source = text_metric(self.job.model, space)
+        preserve, weights = self._preserved(space, rows)
+        current, lengths = first.solved(), []
+        for _ in range(self._epochs):
+            find = deriving(current.matrix(), metric, self._reg(metric), self.settings)
+            derived = find(rows.erase.double(), rows.anchors.double())
+            lengths.append(float(f"{float(derived.norm() / rows.erase.double().norm()):.3g}"))
+            ridge = self._ridge(rows)
+            step = EditProblem(derived, rows.anchors, preserve, ridge, rows.weights, weights, rows.groups, space)
+            current = current.after(step.solved())
+        return replace(current, notes={"derived_length": lengths, "outputs_of": source})
+
+    @property
+    def _unsafe(self) -> bool:
+        return all(concept.kind == "safety" for concept in self.job.concepts)
+
+    @property
+    def _epochs(self) -> int:
+        if self.settings.epochs is not None:
+            return self.settings.epochs
+        return 3 if self._unsafe or not self.job.parity else 1
+
+    def _reg(self, metric: Tensor) -> float:
+        """The scripts: 0.1 for unsafe content, 1e-3 for styles and objects, in absolute numbers."""
+        if not self.job.parity:
+            return (0.1 if self.settings.reg is None else self.settings.reg) * float(metric.trace()) / len(metric)
+        if self.settings.reg is not None:
+            return self.settings.reg
+        return 0.1 if self._unsafe else 1e-3
+
+    def _ridge(self, rows: RowSet) -> float:
+        lamb = self.settings.lamb
+        if self.job.parity:
+            return 0.1 if lamb is None else lamb
+        return (0.5 if lamb is None else lamb) * mean_square(rows.erase)
+
+    def _preserved(self, space: str, rows: RowSet) -> tuple[Tensor, Tensor]:
+        keep = self.settings.preserve_scale
+        if not self.job.parity:
+            weight = self.settings.protect * float(rows.weights.mean())
+            return self.job.protected(space, SELECTION, weight, 1.0 if keep is None else keep)
+        texts = ("", *self.job.kept)
+        if self._unsafe:  # the script takes one blank per concept unless phrases are given
+            texts = self.job.kept or ("",) * len(self.job.concepts)
+        found = select_rows(self.job.model, texts, "POOLED" if space == POOLED_SPACE else SELECTION)
+        weight = (0.1 if keep is None else keep) * len(texts) / len(set(texts))
+        return found, torch.full((len(found),), weight).double()
+
+
+def deriving(t: Tensor, metric: Tensor, reg: float, settings: Settings) -> Callable[[Tensor, Tensor], Tensor]:
+    """Rows [m, d] and anchors -> texts [m, d] that the edited model reads as the original reads the rows.
+
+    ``t`` T_k and ``metric`` S [d, d]. One factorisation for all concepts of an epoch. standardreg: ``r |c' - a|^2``
+    with a the anchor of the UCE start; surrogatereg: ``r sum |W_k (c' - c)|^2``, ``r |c' - c|^2`` or both.
+    """
+    variant, item = settings.variant, settings.reg_item
+    edited, crossed = t.T @ metric @ t, t.T @ metric  # sum W_k^T W_k and sum W_k^T W
+    as_outputs = reg if variant == "surrogatereg" and item != "2nd" else 0.0
+    as_texts = reg if variant != "surrogatereg" or item != "1st" else 0.0
+    left = (1 + as_outputs) * edited
+    left.diagonal().add_(as_texts)
+    root = cholesky(left, "reg")
+
+    def find(rows: Tensor, anchors: Tensor) -> Tensor:
+        right = rows @ crossed.T + as_outputs * rows @ edited
+        if variant != "regzero":
+            right = right + as_texts * (anchors if variant == "standardreg" else rows)
+        return torch.cholesky_solve(right.T, root).T
+
+    return find
+
+
+def _guide(concept: Concept) -> str:
+    return "art" if concept.kind == "style" else " "
