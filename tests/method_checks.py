@@ -7,7 +7,7 @@ from apply_support import picture
 
 from erasure_core import Membrane, apply
 from erasure_core.closed_form import erase
-from erasure_core.combine import erase_again
+from erasure_core.join import erase_again
 
 
 def matrices(model, letters="kv"):

@@ -7,9 +7,9 @@ from apply_support import NAME, assert_untouched, picture, random_delta, weights
 from closed_form_support import assert_edited, matrices
 
 from erasure_core import BadInput, Erasure, Membrane, NothingMatched, apply, erase, load, save
-from erasure_core.combine import erase_again
 from erasure_core.erasure import WeightDelta
 from erasure_core.fusion import Teacher, fuse, fusion_matrices
+from erasure_core.join import erase_again
 from erasure_core.templates import contexts
 
 

@@ -11,8 +11,8 @@ from erasure_core import BadInput, Membrane, apply, erase
 from erasure_core.closed_form import METHODS, explain
 from erasure_core.closed_form.common import Job
 from erasure_core.closed_form.singular import projector
-from erasure_core.combine import erase_again
 from erasure_core.concepts import concept_set
+from erasure_core.join import erase_again
 
 CASES = [(method, {}) for method in METHODS] + [
     ("time", {"with_to_k": False}),

@@ -7,8 +7,8 @@ from method_checks import same
 from tiny_models import WIDTHS, tiny_sdxl
 
 from erasure_core.closed_form import erase
-from erasure_core.combine import erase_again
 from erasure_core.erasure import POOLED_SPACE, POOLED_WEIGHT
+from erasure_core.join import erase_again
 
 
 @pytest.fixture(scope="module")
