@@ -1,7 +1,8 @@
-"""What every closed-form method promises, whatever its formula."""
+"""What every closed-form method promises, and the published formula in double precision."""
 
 import json
 
+import closed_form_support as support
 import torch
 from apply_support import picture
 
@@ -11,28 +12,21 @@ from erasure_core.join import erase_again
 
 
 def matrices(model, letters="kv"):
-    """The denoiser's own cross-attention matrices by canonical name in float64, read without the core."""
-    found = {f"unet.{name}": p.detach().double() for name, p in model.pipe.unet.named_parameters()}
-    return {n: w for n, w in found.items() if any(n.endswith(f".attn2.to_{x}.weight") for x in letters)}
+    """The denoiser's own cross-attention matrices in float64, read without the core."""
+    return {name: weight.double() for name, weight in support.matrices(model, letters).items()}
 
 
 def assert_published(erasure, model, edited, tolerance=1e-6):
-    """Every matrix' change is that of ``edited(weight)``, relative to its size."""
-    weights, deltas = matrices(model), erasure.deltas(model.weights())
-    assert deltas.keys() == weights.keys()
-    for name, weight in weights.items():
-        expected = edited(weight).double() - weight
-        error = (deltas[name].dense().double() - expected).norm() / expected.norm()
-        assert error <= tolerance, f"{name}: {error:.1e}"
+    """Every matrix' change is that of ``edited(weight)``, relative to its size; ``weight`` is float64."""
+    support.assert_edited(erasure, model, lambda weight: edited(weight.double()), tolerance=tolerance)
 
 
 def same(one, other):
-    """Equal to the last bit in everything."""
+    """Equal to the last bit in everything, changes of weights included."""
     return (
-        all(getattr(one, n) == getattr(other, n) for n in ("recipe", "base", "gate", "diagnostics", "applies"))
-        and one.maps.keys() == other.maps.keys()
+        support.same(one, other, recipe=True)
+        and one.applies == other.applies
         and one.weight_deltas.keys() == other.weight_deltas.keys()
-        and all(torch.equal(one.maps[s].matrix(), other.maps[s].matrix()) for s in one.maps)
         and all(torch.equal(d.dense(), other.weight_deltas[n].dense()) for n, d in one.weight_deltas.items())
     )
 

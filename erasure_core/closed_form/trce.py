@@ -30,7 +30,7 @@ Our defaults differ from the published ones where those hurt; --parity brings th
 - The end-of-text row is found by the tokenizer. The published code counts blanks, and edits the row of a word wherever
   a word of the prompt has several tokens.
 - The concept's own last token is moved with it, as the published weight of keywords allows (rows). On the bundled model
-  the end-of-text row alone removes stars, hearts and colours but leaves two circles in three; with rows=EOT words stay.
+  the end-of-text row alone removes stars and colours but leaves two circles in three; with rows=EOT words stay.
 - Kept phrases and the empty prompt stay; the published code keeps a cache of captions with a weight of 1e-8 or less.
 - A ridge in units of the rows' mean square per dimension; the published one is 0, which single precision cannot solve.
 """
