@@ -4,12 +4,12 @@
 
 The bank is firewall_bank.py's, of our own writing: 9,500 generated names and 500 common words; prompts that name them
 (as they are, by alias, inflected, in brackets, with a weight) and 300 that name none, half of them hard. Word lists and
-rules were tuned on the half "seen"; "held out" is run here only. "in a heap" is printed beside: a name right before
-other nouns without a comma, where a common word is taken for a modifier by design. Rates have 95 % Wilson intervals.
+rules were tuned on the half "seen"; which prompts of "held out" fail was never looked at, only how many. "in a heap" is
+printed beside: a name right before other nouns without a comma, where a common word is taken for a modifier by design.
+Rates have 95 % Wilson intervals.
 
-Vectors and pictures are the bundled model's. Times of single prompts are processor time with one thread, which other
-work on the machine stretches little; those of preparing and indexing are wall time. Every finished part is stored at
-once, so an interrupted run goes on where it stopped.
+Vectors and pictures are the bundled model's. Times are processor time with one thread, which other work on the
+machine stretches little. Every finished part is stored at once, so an interrupted run goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ RESULTS = Path(__file__).parent / "results" / "firewall.json"
 HEAP = ("{} forest sunset cabin", "fantasy {} castle river fog", "city {} skyline night rain")
 SENSITIVITIES = (0.0, 0.25, 0.5, 0.75, 1.0)
 WIDTHS = {"SD1.x": 768, "SDXL": 2048}
+THREADS = 2  # for pictures; whatever is timed runs with one
 Record = dict[str, Any]
 
 
@@ -133,7 +134,6 @@ def of_sensitivity() -> Record:
 
 def times(work: Callable[[Any], object], inputs: Sequence[Any]) -> Record:
     """Milliseconds of processor time over all inputs, one at a time, with one thread."""
-    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     work(inputs[0])
     taken = []
@@ -141,7 +141,7 @@ def times(work: Callable[[Any], object], inputs: Sequence[Any]) -> Record:
         start = time.process_time()
         work(each)
         taken.append(1000 * (time.process_time() - start))
-    torch.set_num_threads(threads)
+    torch.set_num_threads(THREADS)
     ordered = sorted(taken)
     return {
         "median ms": round(statistics.median(taken), 4),
@@ -153,9 +153,9 @@ def times(work: Callable[[Any], object], inputs: Sequence[Any]) -> Record:
 
 def of_look_up() -> Record:
     """Time of a prompt against 10,000 concepts: from its text, from token ids, and by vectors."""
-    start = time.perf_counter()
+    start = time.process_time()
     look = naming()
-    built = time.perf_counter() - start
+    built = time.process_time() - start
     prompts = [prompt for which in bank.HALVES for _, prompt in bank.neutral(which)]
     rng = random.Random(0)
     long = [", ".join(rng.sample(prompts, 20)) for _ in range(50)]
@@ -202,9 +202,11 @@ def of_index() -> Record:
     """Time to index 200 concepts of the bank with the bundled model's encoder, for all 10,000 a straight line."""
     rules = tuple(Rule(Concept(name, aliases=(alias,), kind=kind)) for kind, name, alias, _ in concepts()[500:700])
     model = load_demo()
-    start = time.perf_counter()
+    torch.set_num_threads(1)
+    start = time.process_time()
     build_index(Policy(rules), model)
-    taken = time.perf_counter() - start
+    taken = time.process_time() - start
+    torch.set_num_threads(THREADS)
     return {"rules": 200, "seconds": round(taken, 2), "10,000 rules, extrapolated, seconds": round(50 * taken)}
 
 
@@ -278,7 +280,7 @@ def main() -> int:
     parser.add_argument("--fresh", action="store_true", help="measure again what is stored")
     parser.add_argument("--only", nargs="+", default=list(PARTS), choices=list(PARTS))
     options = parser.parse_args()
-    torch.set_num_threads(2)
+    torch.set_num_threads(THREADS)
     old = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     data = old if old.get("machine") == machine() else {"machine": machine(), "records": {}}
     for name in options.only:
