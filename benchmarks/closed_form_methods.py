@@ -6,8 +6,8 @@ Shapes, rows, clocks and the straight line to 100 + 1000 rows are those of close
 and start from the same edited model.
 
 RECE (arXiv 2407.12383), one epoch with one concept: the loop sums W_k^T W_k and W_k^T W over 32 matrices, inverts, and
-edits every matrix row by row. Ours has S = sum W^T W from the cache. Making S, once per model, and recognising the model
-by its weights, once per erasure, stand in columns of their own; the loop sums again for every epoch and concept.
+edits every matrix row by row. Ours has S = sum W^T W from the cache. Making S, once per model, and recognising the
+model by its weights, once per erasure, stand in columns of their own; the loop sums again for every epoch and concept.
 MACE (arXiv 2403.06135): the loop adds up batches of outer products for every matrix, those of the kept rows (its
 caches) included, and inverts; ours adds up one Gram matrix of what is kept.
 """
@@ -136,10 +136,8 @@ def report(store: Store, repeats: int) -> None:
             ours = measure(store, method, size, repeats, loop=False)[1]
             ratio = ratios[f"{method} {size[0]}+{size[1]}"] = seconds / statistics.median(ours)
             loop = spread(loops[0]) if size == SMALL else f"{seconds:.3g} (extrapolated)"
-            rows = f"{size[0]:>3} + {size[1]:<4}"
-            print(
-                f"{method}  {rows}  loop {loop:24}  ours {spread(ours):26}{ratio:6.0f} x{shared if method == 'rece' else ''}"
-            )
+            rows, more = f"{size[0]:>3} + {size[1]:<4}", shared if method == "rece" else ""
+            print(f"{method}  {rows}  loop {loop:24}  ours {spread(ours):26}{ratio:6.0f} x{more}")
         store.data[f"extrapolation {method}"] = {"sizes": FIT, **line}
     store.data["ratios"] = ratios
     store.write()
