@@ -10,7 +10,7 @@ from erasure_core import BadInput, erase
 from erasure_core.closed_form.build import text_metric
 from erasure_core.closed_form.rece import Settings, deriving
 from erasure_core.compression import output_metric
-from erasure_core.solver import EditProblem
+from erasure_core.solver import EditProblem, Solved
 
 
 def all_rows(plain, pairs):
@@ -89,17 +89,22 @@ def random_map(seed=0, size=64):
     )
 
 
+def answer(t):
+    """A map as the solver would give it."""
+    return Solved(EditProblem(t, t), t - unit(64), unit(64), torch.zeros(64, dtype=torch.long))
+
+
 def test_without_regulariser_the_derived_text_is_the_preimage(demo, plain):
     """CF 2.6 i: as r goes to 0, T c' = c."""
     metric, t, c = text_metric(demo, "clip_l")[0], random_map(), plain.rows("circle").double()
-    found = deriving(t, metric, 1e-12, Settings())(c, c)
+    found = deriving(answer(t), metric, 1e-12, Settings())(c, c)
     assert ((found @ t.T - c).norm() / c.norm()).item() < 1e-5
 
 
 def test_an_endless_regulariser_derives_nothing(demo, plain):
     """CF 2.6 iv: as r goes to infinity, c' goes to 0, and erasing nothing changes nothing."""
     metric, c, a = text_metric(demo, "clip_l")[0], plain.rows("circle").double(), plain.rows("square").double()
-    found = deriving(random_map(), metric, 1e12, Settings())(c, a)
+    found = deriving(answer(random_map()), metric, 1e12, Settings())(c, a)
     assert found.norm() < 1e-6 * c.norm()
     assert (EditProblem(found, a, ridge=0.1).solved().matrix() - unit(64)).norm() < 1e-5
 
@@ -107,7 +112,7 @@ def test_an_endless_regulariser_derives_nothing(demo, plain):
 def test_a_step_leaves_the_predicted_rest(demo, plain):
     """CF 2.6 iii, without kept rows: W_k+1 C' - W_k A = W_k (C' - A) r (r I + C'^T C')^-1."""
     t, c, a = random_map(), plain.rows("circle").double(), plain.rows("square").double()
-    derived = deriving(t, text_metric(demo, "clip_l")[0], 0.1, Settings())(c, a)
+    derived = deriving(answer(t), text_metric(demo, "clip_l")[0], 0.1, Settings())(c, a)
     step = EditProblem(derived, a, ridge=0.1).solved().matrix()
     rest = t @ step @ derived.T - t @ a.T
     predicted = t @ (derived - a).T @ torch.linalg.inv(0.1 * unit(77) + derived @ derived.T) * 0.1

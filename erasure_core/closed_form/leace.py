@@ -25,9 +25,18 @@ from ..solver import Solved
 from .common import Job, Shared, our_sentences
 
 NAME = "leace"
-SUMMARY = "LEACE-SUMMARY"
+SUMMARY = "Removes the one direction a linear classifier could tell a concept by; gentle, rarely enough by itself."
 WHY = """\
-LEACE-WHY
+Rows of sentences with the concept and of the same sentences with the anchor are the two classes. With --parity the
+settings of the authors' library on the last row of each phrase.
+- We take the end-of-text row, too, and count your kept phrases and the empty prompt as texts without the concept, so
+  that their spread is part of what decides which direction is cheap.
+- The mixture with the orthogonal projector (constrain_cov_trace) keeps rows from growing but gives up the guarantee. It
+  is off here.
+- The result has a bias and acts on the text; affine=no drops it, so that it can become a LoRA, and moves the mean.
+- variant=oracle moves the rows by one vector and belongs behind the gate 'words'; without it every picture changes.
+What a picture shows is no linear function of one direction: on the bundled model circle is still drawn in 66 of 100
+pictures, star in 9, red in all. To close directions behind a map that erases, use singular=... with another method.
 """
 OUR_ROWS = "LAST+EOT"
 

@@ -1,7 +1,7 @@
 """Reliable and Efficient Concept Erasure (RECE, arXiv 2407.12383, ECCV 2024): erase, find what still works, erase that.
 
 Starting from UCE, every epoch derives the text ``c'`` that makes the edited model answer as the original did to the
-concept ``c`` (Eq. 8-11), and erases it relative to the weights as they are (Eq. 3). With ``W_l^k = W_l T_k`` both
+concept ``c``, and erases it relative to the weights as they are (Eq. 3, UCE's). With ``W_l^k = W_l T_k`` both
 steps need only ``S = sum_l W_l^T W_l``: ``c' = (r I + T_k^T S T_k)^-1 T_k^T S c`` and ``T_k+1 = T_k U_k`` with U_k the
 plain solve ``c' -> anchor``. The denoiser is read once, whatever the number of epochs and concepts.
 """
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..concepts import Concept, ConceptSet
+from ..diagnostics import diagnose
 from ..embeddings import RowSet, select_rows
 from ..erasure import POOLED_SPACE, Erasure
 from ..models import EditableModel
@@ -28,7 +29,16 @@ from .common import PROTECT, Job, Shared, mean_square
 NAME = "rece"
 SUMMARY = "uce, then again and again on the texts that still bring the concept back; for stubborn concepts and attacks."
 WHY = """\
-WHY-TEXT
+Our defaults differ from the published ones where those depend on the model; --parity brings those back.
+- The published scripts start from uce as of 2023, take 1 round for objects and styles and 3 for unsafe content, and fix
+  reg (0.1 or 0.001) and lamb (0.1) in absolute numbers, which mean something else for every model. Here reg is a
+  multiple of the mean square of the model's outputs and lamb one of the rows' mean square per dimension.
+- The first map is our uce of generation 2023: it protects the empty prompt with the start token, keeps your phrases and
+  moves the concept inside sentences, too. Kept phrases stay in every round with all their rows.
+- Every round makes the map harder to undo and moves neighbours a little. On the bundled model, texts derived against
+  the finished map brought a star back in 16 of 16 pictures after uce, 11 after 3 rounds, 4 after 5. Linear maps cannot
+  do better alone; singular=2 on top left 1.
+A smaller reg finds longer texts, up to hundreds of times a real one, on which a round is wasted.
 """
 START = uce.Settings(generation="2023")
 SELECTION = "ALL77"
@@ -80,15 +90,17 @@ class _Rounds:
         rows = self.job.rows(space, self.job.pairs(anchors, lambda _: BARE, self.settings.erase_scale), SELECTION)
         metric, source = text_metric(self.job.model, space)
         preserve, weights = self._preserved(space, rows)
-        current, lengths = first.solved(), []
-        for _ in range(self._epochs):
-            find = deriving(current.matrix(), metric, self._reg(metric), self.settings)
-            derived = find(rows.erase.double(), rows.anchors.double())
-            lengths.append(float(f"{float(derived.norm() / rows.erase.double().norm()):.3g}"))
-            ridge = self._ridge(rows)
-            step = EditProblem(derived, rows.anchors, preserve, ridge, rows.weights, weights, rows.groups, space)
-            current = current.after(step.solved())
-        return replace(current, notes={"derived_length": lengths, "outputs_of": source})
+        ridge, start = self._ridge(rows), first.solved()
+
+        def step(derived: Tensor) -> EditProblem:
+            return EditProblem(derived, rows.anchors, preserve, ridge, rows.weights, weights, rows.groups, space)
+
+        done, lengths = rounds(
+            start, metric, rows.erase, rows.anchors, step, self._epochs, self._reg(metric), self.settings
+        )
+        # later rounds move the concept on past its anchor, so how far it came is told of the first map
+        reached = diagnose(first, start.down, start.up)["residual"]
+        return replace(done, notes={"residual": reached, "derived_length": lengths, "outputs_of": source})
 
     @property
     def _unsafe(self) -> bool:
@@ -127,14 +139,41 @@ class _Rounds:
         return found, torch.full((len(found),), weight).double()
 
 
-def deriving(t: Tensor, metric: Tensor, reg: float, settings: Settings) -> Callable[[Tensor, Tensor], Tensor]:
+def rounds(
+    start: Solved,
+    metric: Tensor,
+    erase: Tensor,
+    anchors: Tensor,
+    step: Callable[[Tensor], EditProblem],
+    epochs: int,
+    reg: float,
+    settings: Settings,
+) -> tuple[Solved, list[float]]:
+    """The map after all epochs, and how long derived texts were as a multiple of real ones.
+
+    ``erase`` and ``anchors`` [m, d]; ``metric`` S [d, d]; ``step``: derived texts -> the problem that erases them.
+    """
+    erase, anchors = erase.double(), anchors.double()
+    current, lengths = start, []
+    for _ in range(epochs):
+        derived = deriving(current, metric, reg, settings)(erase, anchors)
+        lengths.append(float(f"{float(derived.norm() / erase.norm()):.3g}"))
+        current = current.after(step(derived).solved())
+    return current, lengths
+
+
+def deriving(current: Solved, metric: Tensor, reg: float, settings: Settings) -> Callable[[Tensor, Tensor], Tensor]:
     """Rows [m, d] and anchors -> texts [m, d] that the edited model reads as the original reads the rows.
 
-    ``t`` T_k and ``metric`` S [d, d]. One factorisation for all concepts of an epoch. standardreg: ``r |c' - a|^2``
-    with a the anchor of the UCE start; surrogatereg: ``r sum |W_k (c' - c)|^2``, ``r |c' - c|^2`` or both.
+    ``current`` T_k and ``metric`` S [d, d]. One factorisation for all concepts of an epoch, and with T_k = I + D Y no
+    product of full matrices. standardreg: ``r |c' - a|^2`` with a the anchor of the UCE start; surrogatereg:
+    ``r sum |W_k (c' - c)|^2``, ``r |c' - c|^2`` or both.
     """
     variant, item = settings.variant, settings.reg_item
-    edited, crossed = t.T @ metric @ t, t.T @ metric  # sum W_k^T W_k and sum W_k^T W
+    up, down = current.up, current.down
+    seen = metric @ up  # S D
+    change = seen @ down  # S (T_k - I)
+    edited = metric + change + change.T + down.T @ (up.T @ seen) @ down  # sum W_k^T W_k
     as_outputs = reg if variant == "surrogatereg" and item != "2nd" else 0.0
     as_texts = reg if variant != "surrogatereg" or item != "1st" else 0.0
     left = (1 + as_outputs) * edited
@@ -142,7 +181,8 @@ def deriving(t: Tensor, metric: Tensor, reg: float, settings: Settings) -> Calla
     root = cholesky(left, "reg")
 
     def find(rows: Tensor, anchors: Tensor) -> Tensor:
-        right = rows @ crossed.T + as_outputs * rows @ edited
+        original = rows @ metric
+        right = original + (original @ up) @ down + as_outputs * rows @ edited  # the sum is over W_k^T W c
         if variant != "regzero":
             right = right + as_texts * (anchors if variant == "standardreg" else rows)
         return torch.cholesky_solve(right.T, root).T

@@ -27,8 +27,9 @@ Our defaults differ from the published ones; --parity brings those back.
 - Instead of the three published sentences we use our own (with_augs).
 - Words of the old prompt that the new one lacks stop the published script. Here they are paired from the last one
   backwards, so that 'circle -> square' works like 'rose -> blue rose'.
-All 77 rows of a prompt are edited. That is stronger than uce on the concept and rougher on its neighbours. The related
-ReFACT (arXiv 2306.00738) edits the text encoder itself and is another method.
+All 77 rows of a prompt are edited, padding included. On the bundled model that erases as well as uce (circle, star and
+red: 0 of 32 pictures each) and keeps as much. ReFACT (arXiv 2306.00738), by the same group, moves one vector inside the
+text encoder by one rank-one step, W' = W + (v - W k) u^T / (k^T u); it changes no text row by itself and is not this.
 """
 AUGMENTED = ("{}", "A photo of {}", "An image of {}", "A picture of {}")
 
