@@ -7,10 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from ..erasure_core.concepts import ConceptSet
-from ..erasure_core.errors import BadInput
-from ..erasure_core.firewall import Firewall, Policy, Rule, build_index, index_path, read_policy, ready_index
+from ..erasure_core.errors import BadInput, CannotWrite
+from ..erasure_core.firewall import (
+    Firewall,
+    Policy,
+    Rule,
+    build_index,
+    index_path,
+    load_index,
+    read_policy,
+    save_index,
+)
 from ..erasure_core.likeness import Likeness
 from . import host
+from .firewall import NONE
 from .model import HostModel
 from .screening import Screen
 from .stamp import stamped
@@ -26,6 +36,7 @@ class Guarded:
     policy: Policy
     family: str
     file: str
+    note: str = ""
 
 
 def guard(
@@ -39,18 +50,17 @@ def guard(
 ) -> Guarded:
     """The policy of ``file`` and the connected ``concepts`` on clones. Raises BadInput if both are missing."""
     path = host.policy_path(file)
-    if path is None and concepts is None:
-        raise BadInput(
-            f"There is no policy: '{file}' is not in models/{host.POLICIES} and no concepts are connected. "
-            "Choose a file or connect Concepts."
-        )
+    if path is None and (concepts is None or file != NONE):  # a policy that is gone must not be left out in silence
+        what = f"'{file}' is not in models/{host.POLICIES}" if file != NONE else "no file is chosen"
+        other = " and no concepts are connected" if concepts is None else ""
+        raise BadInput(f"There is no policy: {what}{other}. Choose a file{' or connect Concepts' * bool(other)}.")
     policy = _policy(path, concepts, sensitivity)
     target = HostModel(model, clip, node_id)
-    index = _index(policy, path if concepts is None else None, target, node_id) if vectors else None
+    index, note = _index(policy, path if concepts is None else None, target, node_id) if vectors else (None, "")
     screen = Screen(Firewall(policy, target, index), node_id)
     guarded = host.clone(model)
     host.put_wrappers(guarded, screen, screen.around_sampling, screen.key)
-    return Guarded(guarded, stamped(clip), screen, policy, target.family, "" if path is None else file)
+    return Guarded(guarded, stamped(clip), screen, policy, target.family, "" if path is None else file, note)
 
 
 def _policy(path: Path | None, concepts: ConceptSet | None, sensitivity: float) -> Policy:
@@ -63,8 +73,8 @@ def _policy(path: Path | None, concepts: ConceptSet | None, sensitivity: float) 
     return Policy(rules + (() if read is None else read.rules), kept + (() if read is None else read.preserve))
 
 
-def _index(policy: Policy, path: Path | None, target: HostModel, node_id: str | None) -> Likeness:
-    """The index beside the policy file; for connected concepts it is made each time, they are few."""
+def _index(policy: Policy, path: Path | None, target: HostModel, node_id: str | None) -> tuple[Likeness, str]:
+    """The index beside the policy file, and what went wrong; for connected concepts it is made each time."""
     bar: Any = None
 
     def advance(done: int, total: int) -> None:
@@ -73,6 +83,15 @@ def _index(policy: Policy, path: Path | None, target: HostModel, node_id: str | 
         bar(done)
         host.stop_if_asked()
 
-    if path is None:
-        return build_index(policy, target, advance)
-    return ready_index(index_path(path), policy, target, advance)
+    place = None if path is None else index_path(path)
+    found = load_index(place, policy, target) if place is not None and place.exists() else None
+    if found is not None:
+        return found, ""
+    built = build_index(policy, target, advance)
+    if place is None:
+        return built, ""
+    try:
+        save_index(built, place, policy, target)
+    except CannotWrite as error:  # a folder that is shared and read-only
+        return built, f"The index of the policy could not be saved, so it is made again in the next session: {error}"
+    return built, ""

@@ -39,8 +39,9 @@ class LoadMembrane:
                     list(GATES),
                     {
                         "default": "always",
-                        "tooltip": "When it acts. always = for every prompt; words = only for prompts that name the "
-                        "concept (its phrases and their plurals), all others stay the same to the last bit.",
+                        "tooltip": "When it acts. always = for every prompt; words = for prompts that name the "
+                        "concept; likeness = as far as the text's vectors are like it; either = the larger of the "
+                        "two; both = their product. Closed = the picture stays the same to the last bit.",
                     },
                 ),
             },
@@ -91,7 +92,7 @@ class SaveMembrane:
     CATEGORY = "Membrane"
     DESCRIPTION = (
         "Writes membranes into one .safetensors file: 'native' is a few kilobytes and fits every model with the same "
-        "text encoder; 'lora' is for any program that loads LoRA, for one model. Several membranes are added up."
+        "text encoder; 'lora' is for any program that loads LoRA, for one model. Several membranes become one."
     )
     RETURN_TYPES = ("STRING",)
     RETURN_NAMES = ("file",)

@@ -27,6 +27,7 @@ class Screening:
     name: str = field(default_factory=lambda: uuid.uuid4().hex)
     maps: list[Maps] = field(default_factory=list)
     numbers: dict[Any, Tensor] = field(default_factory=dict)
+    guessed: list[tuple[Tensor, int]] = field(default_factory=list)
 
     def number_of(self, maps: Maps | None) -> int:
         """Remember a map; its number from 1, 0 for none."""
@@ -70,11 +71,18 @@ class Screen(TextWrapper):
         return torch.zeros(len(rows), 1) if index == 1 else self.guess(rows, run)
 
     def guess(self, rows: Tensor, run: Screening | None) -> Tensor:
-        """By vectors alone, if the policy's index is there."""
-        if run is None:
+        """By vectors alone, if the policy's index is there; each text once, though every step brings it again."""
+        if run is None or not self._wall.sees_vectors:
             return torch.zeros(len(rows), 1)
-        maps = [self._wall.map_for(self._wall.touched(PromptRow(row))) for row in rows]
-        return torch.tensor([[float(run.number_of(one))] for one in maps])
+        return torch.tensor([[float(self._guess_of(row, run))] for row in rows])
+
+    def _guess_of(self, row: Tensor, run: Screening) -> int:
+        for known, number in run.guessed:
+            if known.shape == row.shape and torch.equal(known, row):
+                return number
+        number = run.number_of(self._wall.map_for(self._wall.touched(PromptRow(row))))
+        run.guessed.append((row.clone(), number))
+        return number
 
     def mapped(self, rows: Tensor, gains: Tensor, run: Screening) -> Tensor:
         """Each text by its own map."""

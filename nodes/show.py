@@ -33,9 +33,10 @@ def guarded(done: Guarded) -> dict[str, Any]:
         ["keeps out", names],
         ["family", done.family],
     ]
-    panel = {"kind": "file", "entries": [{"name": "Concept Firewall", "lines": lines, "notes": []}]}
+    notes = [done.note] if done.note else []
+    panel = {"kind": "file", "entries": [{"name": "Concept Firewall", "lines": lines, "notes": notes}]}
     done.screen.panel = panel
-    text = "\n".join(f"{label}: {value}" for label, value in lines)
+    text = "\n".join(f"{label}: {value}" for label, value in [*lines, *(["note", note] for note in notes)])
     return {"ui": {"membrane": [panel]}, "result": (done.model, done.clip, text)}
 
 

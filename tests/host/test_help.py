@@ -9,7 +9,8 @@ from comfy import PACK, ROOT
 
 from erasure_core.closed_form import METHODS, explain
 
-IDS = [f"Membrane{name}" for name in ("DemoModel", "Concepts", "Erase", "Load", "Save", "Apply", "Inspect")]
+KINDS = ("DemoModel", "Concepts", "Erase", "Load", "Save", "Apply", "Inspect", "Firewall")
+IDS = [f"Membrane{kind}" for kind in KINDS]
 DOCS = ROOT / "web" / "docs"
 PAGES = {"en": "{}.md", "zh": "{}/zh.md"}
 LOCALES = ROOT / "locales"

@@ -34,7 +34,9 @@ const ENGLISH = {
   "strength": "strength",
   "strength.tip": "0 = off, 1 = as solved.",
   "gate": "gate",
-  "gate.tip": "always = every prompt; words = only prompts that name the concept.",
+  "gate.tip":
+    "always = every prompt; words = prompts that name the concept; likeness = texts like it; " +
+    "either = the larger of the two; both = their product.",
   "family": "family",
   "family.tip": "Kind of model.",
 };
@@ -70,7 +72,8 @@ const CHINESE = {
   "strength": "强度",
   "strength.tip": "0 = 关闭，1 = 按求解结果。",
   "gate": "门",
-  "gate.tip": "always = 所有提示词；words = 只对提到该概念的提示词生效。",
+  "gate.tip":
+    "always = 所有提示词；words = 提到该概念的提示词；likeness = 与它相似的文本；either = 两者中较大的；both = 两者之积。",
   "family": "模型类别",
   "family.tip": "模型的种类。",
 };
