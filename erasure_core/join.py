@@ -8,13 +8,14 @@ from typing import Any
 
 import torch
 
-from .closed_form import erase
+from .closed_form import METHODS, erase
 from .combine import METHOD, combine
 from .concepts import Concept
 from .erasure import Erasure
 from .errors import BadInput, MembraneError
 from .joint import by_space, joint_maps
 from .models import EditableModel
+from .options import refuse_files
 from .solver import EditProblem
 
 
@@ -37,6 +38,8 @@ def erase_again(model: EditableModel, recipe: Mapping[str, Any]) -> Erasure:
         raise BadInput(
             "The recipe of this membrane is incomplete, so it cannot be solved again. Get the file, or erase again."
         ) from error
+    if method in METHODS:
+        refuse_files(METHODS[method].Settings, options)
     return erase(model, concepts, method, preserve, parity, **options)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -51,6 +52,17 @@ def read_options(settings: type[T], given: Mapping[str, Any], method: str) -> T:
         if name not in fields:
             raise BadInput(f"'{method}' has no option '{name}'. Its options: {describe_options(settings)}.")
     return settings(**{name: _convert(fields[name], value) for name, value in given.items()})
+
+
+def refuse_files(settings: type[Any], given: Mapping[str, Any]) -> None:
+    """Raise BadInput if an option names a file of its own: a workflow from elsewhere must not choose what is read."""
+    for field in dataclasses.fields(settings):
+        value = given.get(field.name)
+        if "table" in field.metadata and isinstance(value, str) and not re.fullmatch(r"[\w-]+", value.strip()):
+            raise BadInput(
+                f"Here '{field.name}' takes the name of a table that comes with Membrane, not the file {value!r}. "
+                "Use a file on the command line, save the erasure, and load it."
+            )
 
 
 def parse_options(text: str) -> dict[str, str]:

@@ -168,6 +168,9 @@ def test_erasing_with_an_option_text_equals_erasing_with_arguments(demo):
     by_name = erase(demo, "circle -> square", lamb=0.1, expand_prompts=False)
     assert torch.equal(by_text.maps["clip_l"].factors[0].up, by_name.maps["clip_l"].factors[0].up)
     assert erase_with(demo, "circle -> square", "uce", "parity=yes").recipe["parity"] is True
+    with pytest.raises(BadInput, match="takes the name of a table that comes with Membrane, not the file"):
+        check_options("crce", "table=/etc/hosts")
+    check_options("crce", "table=coreference")
     for text, message in (
         ("lamb=-1", "cannot be '-1'"),
         ("depth=3", "has no option 'depth'"),

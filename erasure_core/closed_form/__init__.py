@@ -10,7 +10,7 @@ from ..concepts import Concept, ConceptSet, concept_set
 from ..erasure import Erasure
 from ..errors import BadInput
 from ..models import EditableModel
-from ..options import explain_options, parse_options, read_options
+from ..options import explain_options, parse_options, read_options, refuse_files
 from . import crce, leace, mace, realera, rece, speed, time, trce, uce
 from .common import Job
 from .singular import make_singular
@@ -64,14 +64,20 @@ def erase(
 def erase_with(
     model: EditableModel, concepts: str | Concept | ConceptSet | Iterable[str | Concept], method: str, options: str
 ) -> Erasure:
-    """:func:`erase` with the settings as text, as in "lamb=0.1, expand_prompts=no"; "parity=yes" is one of them."""
+    """:func:`erase` with the settings as text, as in "lamb=0.1, expand_prompts=no"; "parity=yes" is one of them.
+
+    Tables are taken by name only, because such text comes with workflows.
+    """
+    check_options(method, options)
     parity, settings = _split(options)
     return erase(model, concepts, method, parity=parity, **settings)
 
 
 def check_options(method: str, options: str) -> None:
     """Raise BadInput if :func:`erase_with` would not take the method or its settings."""
-    read_options(_method(method).Settings, _split(options)[1], method)
+    settings, given = _method(method).Settings, _split(options)[1]
+    refuse_files(settings, given)
+    read_options(settings, given, method)
 
 
 def _split(options: str) -> tuple[bool, dict[str, Any]]:
