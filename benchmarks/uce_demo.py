@@ -45,19 +45,23 @@ def measure(model: Model, shape: str, config: str, work: Path, size: DemoSize) -
     """One shape under one configuration."""
     concept = demo_concept(shape, ANCHOR[shape] if "anchor" in config else "")
     erasure = erase(model, concept, **CONFIGS[config])
-    with tqdm(desc=f"{shape}, {config}", leave=False) as bar:
+    return draw(model, erasure, demo_groups(shape, size), work, f"{shape}, {config}"), erasure
+
+
+def draw(model: Model, erasure: Any, groups: Any, work: Path, what: str) -> BenchResult:
+    """The bench with a progress bar."""
+    with tqdm(desc=what, leave=False) as bar:
 
         def progress(done: int, total: int, what: str) -> None:
             bar.total = total
             bar.update(done - bar.n)
 
-        groups = demo_groups(shape, size)
-        result = bench(model, [Membrane(erasure)], groups, load_detector(), work, progress=progress)
-    return result, erasure
+        return bench(model, [Membrane(erasure)], groups, load_detector(), work, progress=progress)
 
 
-def figures(result: BenchResult, erasure: Any) -> dict[str, Any]:
-    """The numbers of the table, as k of n."""
+def figures(result: BenchResult, erasure: Any, attribute: str = "shape") -> dict[str, Any]:
+    """The numbers of the table, as k of n; ``attribute`` is the target's, its partner the colour, of colours the shape."""
+    partner = "shape" if attribute == "colour" else "colour"
 
     def pair(group: str, attribute: str) -> dict[str, Any]:
         before, after = result.rate(group, attribute)
@@ -65,12 +69,12 @@ def figures(result: BenchResult, erasure: Any) -> dict[str, Any]:
 
     left_out = result.rate("O")[0]
     return {
-        "target": pair("D", "shape"),
+        "target": pair("D", attribute),
         "left out": [left_out.k, left_out.n],
-        "others": pair("N", "shape"),
-        "colour on target": pair("D", "colour"),
-        "colour on others": pair("N", "colour"),
-        "synonyms": pair("P", "shape"),
+        "others": pair("N", attribute),
+        f"{partner} on target": pair("D", partner),
+        f"{partner} on others": pair("N", partner),
+        "synonyms": pair("P", attribute),
         "stability": round(result.scores.axes["F"].value, 3) if "F" in result.scores.axes else None,
         "diagnostics": dict(erasure.diagnostics),
     }
