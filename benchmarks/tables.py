@@ -3,7 +3,8 @@
 Two shapes, two colours and a style, each onto another of its kind. For each the bench draws 128 pictures that name the
 concept and 24 of each neighbour, without and with the erasure, same prompts and seeds, 20 steps, guidance 5. Methods
 run with our defaults; the preserved phrases are those of the demo. What is drawn is kept under --work, so an
-interrupted run goes on; records go to benchmarks/results/tables.json after every cell, and --page writes them as a page. Several runs with different --concepts may go side by side, each with an --out of its own.
+interrupted run goes on; records go to benchmarks/results/tables.json after every cell, and --page writes them as a
+page. Several runs with different --concepts may go side by side, each with an --out of its own.
 """
 
 from __future__ import annotations
