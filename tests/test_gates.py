@@ -175,5 +175,5 @@ def test_erasing_with_an_option_text_equals_erasing_with_arguments(demo):
     ):
         with pytest.raises(BadInput, match=message):
             check_options("uce", text)
-    with pytest.raises(BadInput, match="Unknown method 'rece'"):
-        check_options("rece", "")
+    with pytest.raises(BadInput, match="Unknown method 'magic'"):
+        check_options("magic", "")
