@@ -8,15 +8,15 @@ and start from the same edited model.
 RECE (arXiv 2407.12383), one epoch with one concept: the loop sums W_k^T W_k and W_k^T W over 32 matrices, inverts, and
 edits every matrix row by row. Ours has S = sum W^T W from the cache. Making S, once per model, and recognising the
 model by its weights, once per erasure, stand in columns of their own; the loop sums again for every epoch and concept.
-MACE (arXiv 2403.06135): the loop adds up batches of outer products for every matrix, those of the kept rows (its
-caches) included, and inverts; ours adds up one Gram matrix of what is kept.
+MACE (arXiv 2403.06135): the loop adds up products of 30 prompts' rows for every position and matrix, those of the kept
+rows (its caches) included, and inverts; ours adds up one Gram matrix of what is kept.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -32,7 +32,7 @@ from erasure_core.solver import EditProblem
 
 RESULTS = Path(__file__).parent / "results" / "closed_form_methods.json"
 WIDTH = 768
-BATCH = 77  # rows that MACE's code takes at once: those of a prompt
+PROMPTS, POSITIONS = 30, 77  # MACE's code takes the rows of 30 prompts at once, one product per position
 REG = 1e-1
 Given = tuple[Tensor, Tensor, Tensor]
 
@@ -62,17 +62,24 @@ def rece_ours(start: EditProblem, metric: Tensor, given: Given) -> Callable[[], 
     return epoch
 
 
+def batches(rows: Tensor) -> Iterator[Tensor]:
+    """Rows as MACE's code stacks them, [positions, d, prompts]; what does not fill 30 prompts comes last."""
+    whole = len(rows) // PROMPTS * PROMPTS
+    for part in filter(len, (rows[:whole], rows[whole:])):
+        prompts = min(PROMPTS, len(part))
+        for start in range(0, len(part), prompts * POSITIONS):
+            yield part[start : start + prompts * POSITIONS].reshape(-1, prompts, WIDTH).transpose(1, 2)
+
+
 def mace_loop(weights: list[Tensor], given: Given) -> list[Tensor]:
-    """The published refinement with its caches, in batches of one prompt's rows."""
+    """The published refinement with its caches."""
     erase, anchors, preserve = given
     refined = []
     for weight in weights:
         left, right = RIDGE * weight, RIDGE * torch.eye(WIDTH)
         for sources, goals in ((erase, anchors), (preserve, preserve)):
-            for start in range(0, len(sources), BATCH):
-                columns = sources[start : start + BATCH, :, None]
-                values = (goals[start : start + BATCH] @ weight.T)[:, :, None]
-                left = left + torch.bmm(values, columns.transpose(1, 2)).sum(0)
+            for columns, wanted in zip(batches(sources), batches(goals), strict=True):
+                left = left + torch.bmm(weight @ wanted, columns.transpose(1, 2)).sum(0)
                 right = right + torch.bmm(columns, columns.transpose(1, 2)).sum(0)
         refined.append(left @ torch.inverse(right))
     return refined

@@ -60,7 +60,7 @@ def draw(model: Model, erasure: Any, groups: Any, work: Path, what: str) -> Benc
 
 
 def figures(result: BenchResult, erasure: Any, attribute: str = "shape") -> dict[str, Any]:
-    """The numbers of the table, as k of n; ``attribute`` is the target's, the partner the colour, of colours the shape."""
+    """The numbers of the table, as k of n. ``attribute`` is the target's; its partner the colour, or the shape."""
     partner = "shape" if attribute == "colour" else "colour"
 
     def pair(group: str, attribute: str) -> dict[str, Any]:
