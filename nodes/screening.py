@@ -59,7 +59,8 @@ class Screen(TextWrapper):
             prompts = stamp.read(words, rows)
             touched = [self._wall.touched(prompt) for prompt, _ in prompts]
             run.numbers[ident] = torch.tensor([[float(run.number_of(self._wall.map_for(t)))] for t in touched])
-            self._show(touched, stamp.label_of([text for _, text in prompts]), run, ident)
+            known = all(prompt.ids is not None for prompt, _ in prompts)
+            self._show(touched, known, stamp.label_of([text for _, text in prompts]), run, ident)
         return run
 
     def gains(self, index: int, ident: Any, rows: Tensor, run: Screening | None) -> Tensor:
@@ -104,12 +105,12 @@ class Screen(TextWrapper):
                 result[mine] = change(rows[mine], run.maps[number - 1])
         return result
 
-    def _show(self, touched: list[list[Touch]], text: str, run: Screening, ident: Any) -> None:
+    def _show(self, touched: list[list[Touch]], known: bool, text: str, run: Screening, ident: Any) -> None:
         if self._node_id is None:
             return
         rules = sorted({touch.number: touch for found in touched for touch in found}.items())
         gains = [[next((t.activation for t in found if t.number == n), 0.0) for n, _ in rules] for found in touched]
-        approximate = any(touch.mode == "approximate" for found in touched for touch in found)
+        mode = "exact" if known else "approximate" if self._wall.sees_vectors else "unjudged"
         host.send(
             EVENT,
             {
@@ -120,7 +121,7 @@ class Screen(TextWrapper):
                 "negative": False,
                 "membranes": [touch.rule.concept.target for _, touch in rules],
                 "gains": gains,
-                "mode": "approximate" if approximate else "exact",
+                "mode": mode,
                 "panel": self.panel,
             },
         )

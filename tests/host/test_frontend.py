@@ -107,7 +107,7 @@ def test_every_membrane_of_a_chain_is_shown_for_every_prompt(see):
     (apply,), (save,), (inspect,) = (panels[f"Membrane{name}"] for name in ("Apply", "Save", "Inspect"))
     shown = dict(zip(apply["prompts"], zip(apply["numbers"][::2], apply["numbers"][1::2], strict=True), strict=True))
     assert shown == {"a red circle": ("1.00", "0"), "a green heart": ("0", "0.90")}
-    assert "no-circle-no-heart.safetensors" in save["text"] and "rank 26" in save["text"]
+    assert "no-circle-no-heart.safetensors" in save["text"] and "sum, solved jointly" in save["text"]
     assert "gate       circle, disc" in inspect["text"]
     assert ["solved again" in load["text"] for load in panels["MembraneLoad"]] == [True, True]
 

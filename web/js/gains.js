@@ -34,7 +34,8 @@ export class Gains {
 }
 
 function prompt(event) {
-  const marks = [event.negative && "negative", event.mode === "approximate" && "approximate"].filter(Boolean);
+  const mode = ["approximate", "unjudged"].find((doubt) => doubt === event.mode);
+  const marks = [event.negative && "negative", mode].filter(Boolean);
   const head = element("div", "membrane-prompt", [
     element("span", "membrane-words", event.text || say("empty.prompt"), event.text),
     ...marks.map((mark) => element("span", `membrane-mark membrane-${mark}`, say(mark), say(`${mark}.tip`))),
@@ -42,7 +43,8 @@ function prompt(event) {
   const rows = list(event.gains).map(list);
   const most = Math.max(1, ...rows.flat().map(Math.abs).filter(Number.isFinite));
   const bars = list(event.membranes).flatMap((name, i) => bar(name, rows.map((row) => row[i]), most));
-  const shown = bars.length ? element("div", "membrane-bars", bars) : element("div", "membrane-hint", say("untouched"));
+  const none = mode === "unjudged" ? "passes" : "untouched";
+  const shown = bars.length ? element("div", "membrane-bars", bars) : element("div", "membrane-hint", say(none));
   return element("section", "membrane-gains", [head, shown]);
 }
 

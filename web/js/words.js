@@ -13,6 +13,11 @@ const ENGLISH = {
     "How far each membrane changed each prompt of the last pictures: 0 = not at all, to the last bit; 1 = as solved.",
   "waiting": "The effect on each prompt appears when pictures are drawn.",
   "untouched": "touches no rule",
+  "passes": "passes as it is",
+  "unjudged": "not judged",
+  "unjudged.tip":
+    "The words of this text are not known (it was joined, averaged or made by another text encoder), and this node " +
+    "does not judge vectors.",
   "negative": "negative prompt",
   "negative.tip": "Text of the negative prompt. It is changed only with rows = all.",
   "approximate": "approximate",
@@ -53,6 +58,9 @@ const CHINESE = {
   "gains.tip": "最近一次出图时，每个膜对每条提示词的改变程度：0 = 完全不变；1 = 按求解结果生效。",
   "waiting": "出图时会显示对每条提示词的作用。",
   "untouched": "未触及任何规则",
+  "passes": "原样通过",
+  "unjudged": "未判断",
+  "unjudged.tip": "不知道这段文本的词语（它被拼接、平均，或来自别的文本编码器），而这个节点不按向量判断。",
   "negative": "负面提示词",
   "negative.tip": "负面提示词的文本，只有 rows = all 时才会改变。",
   "approximate": "近似",

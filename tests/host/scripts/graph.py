@@ -68,6 +68,11 @@ def text(clip, *prompts):
     return [entry for prompt in prompts for entry in clip.encode_from_tokens_scheduled(clip.tokenize(prompt))]
 
 
+def text_pair(clip, prompt, negative="blurred"):
+    """CONDITIONING of a prompt and of a negative one."""
+    return text(clip, prompt), text(clip, negative)
+
+
 def empty(model, batch=2, size=8):
     return torch.zeros(batch, model.model.latent_format.latent_channels, size, size)
 
