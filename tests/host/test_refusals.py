@@ -26,7 +26,7 @@ MODELS = {
     "another text encoder, weights": ENCODER,
 }
 ERASING = {
-    "unknown option": "'uce' has no option 'lamda'. Its options: generation (2025 | 2023; default 2025)",
+    "unknown option": "'uce' has no option 'lamda'. Its options: pooled (yes | no; default",
     "out of range": "The option 'lamb' cannot be '-1'. It takes 0 to 1e+06",
     "no number": "The option 'lamb' cannot be 'much'. It takes 0 to 1e+06",
     "not an option": "'strong' is not an option. Write name=value, separated by commas",

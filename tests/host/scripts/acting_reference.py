@@ -55,11 +55,13 @@ def factors(membrane, space):
 def compare(family, rows):
     """Relative differences of text and label from the formula, and how much they were changed."""
     model, clip = tiny.unet(family), tiny.text_encoder(family)
-    some = [
-        *graph.membranes(model, clip, strength=0.37),
-        *graph.membranes(model, clip, "heart -> star", strength=-1.5),
-        *graph.membranes(model, clip, "moon -> ring", strength=1.0, gate="words"),
-    ]
+    some = graph.unjoined(
+        [
+            *graph.membranes(model, clip, strength=0.37),
+            *graph.membranes(model, clip, "heart -> star", strength=-1.5),
+            *graph.membranes(model, clip, "moon -> ring", strength=1.0, gate="words"),
+        ]
+    )
     positive, negative = graph.text(clip, "a red circle and a heart"), graph.text(clip, "a blue moon")
     before, label, which = seen(model, positive, negative)
     after, label_after, _ = seen(graph.apply(model, clip, some, rows)[0], *stamped(model, clip, some))

@@ -1,6 +1,7 @@
 """What the scripts share: the pack as the host loads it, its nodes, and pictures and predictions of a model."""
 
 import contextlib
+import dataclasses
 import importlib.util
 import sys
 from pathlib import Path
@@ -52,6 +53,12 @@ def membranes(model, clip, text="circle -> square", options="", **changes):
     (concepts,) = node("Concepts", text, "object", "cross\ntriangle")
     (membrane,) = node("Erase", model, clip, concepts, "uce", 1.0, options)[2]
     return (changed(membrane, **changes),)
+
+
+def unjoined(some):
+    """Membranes without rows or recipe: a list of them is summed, not solved jointly."""
+    bare = [dataclasses.replace(m.erasure, recipe={}, statistics={}) for m in some]
+    return [dataclasses.replace(m, erasure=erasure) for m, erasure in zip(some, bare, strict=True)]
 
 
 def changed(membrane, **changes):

@@ -1,7 +1,5 @@
 """Off is bitwise off, nothing that was given is changed, and nodes in a row add up."""
 
-import dataclasses
-
 import comfy.patcher_extension
 import graph
 import tiny
@@ -102,9 +100,7 @@ def sums(model, clip):
         graph.membranes(model, clip, strength=0.8)[0],
         graph.membranes(model, clip, "heart -> star", strength=-0.5)[0],
     )
-    one, two = (
-        dataclasses.replace(m, erasure=dataclasses.replace(m.erasure, recipe={}, statistics={})) for m in joinable
-    )
+    one, two = graph.unjoined(joinable)
     prompts = [graph.text(clip, text) for text in ("a red circle and a heart", "a blue heart")]
 
     def drawn(*steps, act_on="text", rows="all"):
