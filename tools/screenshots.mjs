@@ -1,6 +1,6 @@
 // Retakes the pictures of the example workflows: what the help pages, the README and the template browser show.
 //
-//   COMFYUI_PATH=…/ComfyUI COMFYUI_PYTHON=…/python node tools/screenshots.mjs
+//   COMFYUI_PATH=…/ComfyUI COMFYUI_PYTHON=…/python node tools/screenshots.mjs [workflow ...]
 //
 // Needs Chromium, playwright-core (see tests/host/browser.mjs) and a ComfyUI whose page has both node renderers.
 
@@ -13,8 +13,10 @@ import { fileURLToPath } from "node:url";
 import { open, openWorkflow, run } from "../tests/host/browser.mjs";
 
 const ROOT = dirname(dirname(fileURLToPath(import.meta.url)));
-const WORKFLOWS = ["erase_a_shape", "load_chain_and_save"];
+const ALL = ["erase_a_shape", "load_chain_and_save", "concept_firewall"];
+const WORKFLOWS = process.argv.length > 2 ? process.argv.slice(2) : ALL;
 const QUIET = { "Comfy.Minimap.Visible": false, "Comfy.Graph.CanvasInfo": false, "Comfy.Graph.CanvasMenu": false };
+const JSON_BODY = { "content-type": "application/json" };
 const LARGEST = 120_000; // bytes of a picture in the repository
 
 /** Runs `work(url)` beside a ComfyUI that writes only into a folder of its own. */
@@ -108,6 +110,8 @@ await withServer(async (url) => {
       const { browser, page } = await open(url, settings);
       for (const name of WORKFLOWS) {
         const workflow = JSON.parse(readFileSync(join(ROOT, "example_workflows", `${name}.json`), "utf8"));
+        await fetch(`${url}/free`, { method: "POST", headers: JSON_BODY, body: '{"free_memory": true}' }); // else cached
+        await page.waitForTimeout(1500);
         await openWorkflow(page, workflow, name);
         const [end, message] = await run(page);
         if (end !== "execution_success") throw new Error(`${name}: ${end} ${message}`);

@@ -96,6 +96,29 @@ async function loadChainAndSave(page) {
   return facts;
 }
 
+/** The firewall: a prompt that touches a rule and one that does not, another text, and one whose words are not known. */
+async function conceptFirewall(page) {
+  await openWorkflow(page, example("concept_firewall"));
+  const facts = { ...(await opened(page)), end: await run(page), first: await panels(page) };
+  await edit(page, "Prompt 2", "text", "two hearts");
+  await page.evaluate(() => {
+    app.api.addEventListener("execution_cached", ({ detail }) => (window.cached = detail.nodes), { once: true });
+  });
+  facts.again = await run(page);
+  facts.cached = await page.evaluate(() => window.cached.map((id) => app.graph.getNodeById(id).type));
+  facts.second = await panels(page);
+  await edit(page, "Concept Firewall", "vectors", false);
+  await page.evaluate(() => {
+    const [model, prompt] = ["Demo Model (Membrane)", "Prompt 2"].map((title) =>
+      app.graph.nodes.find((node) => node.title === title),
+    );
+    model.connect(1, prompt, 0); // a text encoder that notes no words
+  });
+  facts.unknown = await run(page);
+  facts.third = await panels(page);
+  return facts;
+}
+
 /** The erasing workflow once, as the settings show it; a `strength` of its own, or the host would have it cached. */
 async function once(page, strength) {
   await openWorkflow(page, example("erase_a_shape"));
@@ -112,7 +135,14 @@ async function once(page, strength) {
 }
 
 const TASKS = {
-  canvas: [{}, async (page) => ({ erase: await eraseAShape(page), load: await loadChainAndSave(page) })],
+  canvas: [
+    {},
+    async (page) => ({
+      erase: await eraseAShape(page),
+      load: await loadChainAndSave(page),
+      firewall: await conceptFirewall(page),
+    }),
+  ],
   nodes2: [{ "Comfy.VueNodes.Enabled": true }, (page) => once(page, 0.9)],
   chinese: [{ "Comfy.Locale": "zh" }, (page) => once(page, 0.8)],
 };

@@ -1,4 +1,4 @@
-"""Both example workflows in the real page: they open, run to the end, and the panels show what was done."""
+"""The example workflows in the real page: they open, run to the end, and the panels show what was done."""
 
 import json
 import shutil
@@ -51,7 +51,7 @@ def ours(errors):
     return [line for line in errors if "membrane" in line.lower()]
 
 
-@pytest.mark.parametrize("part", ["erase", "load"])
+@pytest.mark.parametrize("part", ["erase", "load", "firewall"])
 def test_the_workflows_open_and_run_to_the_end(see, part):
     facts = see("canvas")[part]
     assert facts["missing"] == []
@@ -93,7 +93,7 @@ def test_a_reloaded_page_shows_the_receipt_of_a_cached_node(see):
 
 def test_nothing_of_the_panel_is_queued_or_saved(see, comfy_server):
     known = comfy_server.get("/object_info", timeout=120)
-    for part in ("erase", "load"):
+    for part in ("erase", "load", "firewall"):
         for node in see("canvas")[part]["prompt"].values():
             inputs = known[node["class_type"]]["input"]
             names = {*inputs.get("required", {}), *inputs.get("optional", {})}
@@ -119,6 +119,25 @@ def test_loading_keeps_what_identifies_the_file_in_the_workflow(see):
     assert second["recipe"]["concepts"][0]["target"] == "heart"
 
 
+def test_the_firewall_shows_which_rules_each_prompt_touches(see):
+    facts = see("canvas")["firewall"]
+    (panel,) = facts["first"]["MembraneFirewall"]
+    assert sorted(panel["prompts"]) == ["a green star", "a red circle"] and panel["numbers"] == ["1.00"]
+    for text in ("touches no rule", "rules4", "circle, heart, moon, cross"):
+        assert text in panel["text"]
+    assert "MembraneFirewall" in facts["cached"]
+    (panel,) = facts["second"]["MembraneFirewall"]
+    assert panel["prompts"] == ["two hearts"] and panel["numbers"] == ["1.00"] and "touches no" not in panel["text"]
+
+
+def test_the_firewall_says_what_it_did_not_judge(see):
+    facts = see("canvas")["firewall"]
+    assert facts["unknown"] == ["execution_success", ""]
+    (panel,) = facts["third"]["MembraneFirewall"]
+    assert sorted(panel["prompts"]) == ["a red circle", "text from elsewhere"] and panel["numbers"] == ["1.00"]
+    assert "not judged" in panel["text"] and "passes as it is" in panel["text"]
+
+
 def test_the_panel_is_part_of_the_node_in_nodes_2(see, has_nodes2):
     facts = see("nodes2")
     assert facts["end"] == ["execution_success", ""] and ours(facts["errors"]) == []
@@ -135,7 +154,7 @@ def test_the_page_speaks_chinese(see):
     assert ours(facts["errors"]) == []
 
 
-@pytest.mark.parametrize(("name", "part"), [(EXAMPLES[0], "erase"), (EXAMPLES[1], "load")])
+@pytest.mark.parametrize(("name", "part"), list(zip(EXAMPLES, ("erase", "load", "firewall"), strict=True)))
 def test_the_page_posts_what_the_tests_post(see, comfy_server, name, part):
     known = comfy_server.get("/object_info", timeout=120)
     posted = {
