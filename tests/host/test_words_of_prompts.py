@@ -35,6 +35,15 @@ def test_changed_vectors_of_other_things_leave_it_closed(answer, name):
     assert answer["nodes"][name] == [[[[0.0]], "approximate"]]
 
 
+@pytest.mark.parametrize("gate", ["words", "likeness", "either", "both"])
+def test_every_gate_opens_for_its_concept_and_is_bitwise_closed_for_others(answer, gate):
+    gain, mode, same = answer["gates"][f"{gate}: a red circle"]
+    assert (mode, same) == ("exact" if gate in ("words", "either") else "approximate", False)
+    assert gain == 1 if mode == "exact" else 0.5 < gain <= 1
+    closed = "exact" if gate in ("words", "both") else "approximate"
+    assert answer["gates"][f"{gate}: a red star"] == [0.0, closed, True]
+
+
 def test_nodes_that_keep_the_vectors_keep_the_words(answer):
     assert answer["nodes"]["range"] == [[[[1.0]], "exact"]]
     assert answer["nodes"]["combine"] == [[[[0.0]], "exact"], [[[1.0]], "exact"]]

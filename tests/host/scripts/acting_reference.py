@@ -1,6 +1,7 @@
 """The formula of a map, ``x + g D (Y x)``, written out row by row beside what the U-Net receives in a graph.
 
-The arithmetic is plain loops in float64 over tensors read from the erasure; none of the pack's code is used for it.
+The arithmetic is plain loops in float64 over the rows that the erasures were asked for, solved here once more, together
+as Apply does for a list; none of the pack's code is used for it.
 """
 
 import comfy.patcher_extension
@@ -47,21 +48,33 @@ def seen(model, positive, negative):
     return calls[0]
 
 
-def factors(membrane, space):
-    (factor,) = membrane.erasure.maps[space].factors
-    return factor.down, factor.up
+def factors(membranes, space):
+    """(Y, D) of each, from one solve over the rows of all: ``D = w (a - c)``, ``Y = c M^-1``, M from every row."""
+    problems = [membrane.erasure.statistics[space] for membrane in membranes]
+    rows, kept = [problem.rows for problem in problems], {}
+    for own in rows:
+        for row, weight in zip(own.preserve, own.omega_preserve.tolist(), strict=True):
+            kept[tuple(row.tolist())] = max(weight, kept.get(tuple(row.tolist()), 0.0))
+    count = sum(len(own.erase) for own in rows)
+    ridge = sum(problem.effective_ridge * len(own.erase) for problem, own in zip(problems, rows, strict=True)) / count
+    matrix = ridge * torch.eye(rows[0].erase.shape[1], dtype=torch.float64)
+    for own in rows:
+        for row, weight in zip(own.erase, own.omega, strict=True):
+            matrix += weight * torch.outer(row, row)
+    for row, weight in kept.items():
+        matrix += weight * torch.outer(*[torch.tensor(row, dtype=torch.float64)] * 2)
+    inverse = torch.linalg.inv(matrix)
+    return [(own.erase @ inverse, (own.omega[:, None] * (own.anchors - own.erase)).T) for own in rows]
 
 
 def compare(family, rows):
     """Relative differences of text and label from the formula, and how much they were changed."""
     model, clip = tiny.unet(family), tiny.text_encoder(family)
-    some = graph.unjoined(
-        [
-            *graph.membranes(model, clip, strength=0.37),
-            *graph.membranes(model, clip, "heart -> star", strength=-1.5),
-            *graph.membranes(model, clip, "moon -> ring", strength=1.0, gate="words"),
-        ]
-    )
+    some = [
+        *graph.membranes(model, clip, strength=0.37),
+        *graph.membranes(model, clip, "heart -> star", strength=-1.5),
+        *graph.membranes(model, clip, "moon -> ring", strength=1.0, gate="words"),
+    ]
     positive, negative = graph.text(clip, "a red circle and a heart"), graph.text(clip, "a blue moon")
     before, label, which = seen(model, positive, negative)
     after, label_after, _ = seen(graph.apply(model, clip, some, rows)[0], *stamped(model, clip, some))
@@ -69,14 +82,14 @@ def compare(family, rows):
     gains = [[0.37, -1.5, 0.0] if i == 0 else [0.37, -1.5, 1.0] if rows == "all" else [0.0] * 3 for i in which]
     spaces = [space for space in some[0].erasure.maps if space != "sdxl_pooled"]
     some_rows = slice(0, None, 5)  # of the text; loops are slow
-    expected = by_hand(before[:, some_rows], [factors(m, spaces[0]) for m in some], gains)
+    expected = by_hand(before[:, some_rows], factors(some, spaces[0]), gains)
     found = {"text": graph.difference(after[:, some_rows], expected), "changed": graph.difference(after, before)}
     found["spared rows are bitwise"] = all(
         graph.same(after[b], before[b]) for b, row in enumerate(gains) if not any(row)
     )
     if label is not None:
-        width = factors(some[0], "sdxl_pooled")[0].shape[1]
-        terms = [factors(m, "sdxl_pooled") for m in some]
+        width = some[0].erasure.maps["sdxl_pooled"].width
+        terms = factors(some, "sdxl_pooled")
         vector = by_hand(label[:, None, :width], terms, gains)[:, 0]
         found["label"] = graph.difference(label_after[:, :width], vector)
         found["label changed"] = graph.difference(label_after[:, :width], label[:, :width])

@@ -70,6 +70,20 @@ def through_nodes(model, encoder):
     return {name: sorted(graph.gains(model, entry, none).values()) for name, entry in made.items()}
 
 
+def by_gate(model, clip):
+    """Gains, mode, and whether the answers are bitwise those of the plain model, for each gate and prompt."""
+    result = {}
+    for gate in ("words", "likeness", "either", "both"):
+        some = graph.membranes(model, clip, gate=gate)
+        mapped, encoder = graph.apply(model, clip, some, rows="cond", node_id="7")
+        for prompt in ("a red circle", "a red star"):
+            pair = graph.text_pair(encoder, prompt)
+            ((gains, mode),) = graph.gains(mapped, *pair).values()
+            same = graph.same(*(graph.predictions(form, *pair, batch=1) for form in (mapped, model)))
+            result[f"{gate}: {prompt}"] = [gains[0][0], mode, same]
+    return result
+
+
 def with_an_embedding(folder):
     """A textual inversion of two vectors in the prompt: it is read, and the words beside it are seen."""
     save_file(
@@ -105,5 +119,6 @@ def main(folder):
         "written": written(mapped, encoder),
         "seam": across_the_seam(),
         "nodes": through_nodes(mapped, encoder),
+        "gates": by_gate(model, clip),
         "embedding": with_an_embedding(folder),
     }
