@@ -179,3 +179,16 @@ def test_damaged_rows_in_a_file_are_named(pair, tmp_path):
     silent = dataclasses.replace(pair[0], statistics={})
     with pytest.raises(BadInput, match="has no rows to store"):
         save(silent, tmp_path / "y", statistics=True)
+
+
+def test_closed_directions_survive_a_list(demo, pair):
+    """A map followed by a projector is not the solution of its rows, so it is summed and never solved afresh."""
+    closed = erase(demo, "circle -> square" + KEPT, singular=2)
+    assert joined([closed, pair[1]], demo) is None
+    alone = torch.linalg.svdvals(closed.maps["clip_l"].matrix())
+    assert (alone < 1e-5).sum() == 2
+    with apply(demo, [Membrane(closed), Membrane(pair[1])]) as applied:
+        assert applied.receipt.count("summed, not joint") == 2
+    added = join([(closed, 1.0), (pair[1], 1.0)], demo).maps["clip_l"].matrix()
+    apart = closed.maps["clip_l"].matrix() + pair[1].maps["clip_l"].matrix() - torch.eye(64).double()
+    assert relative(added, apart) < 1e-6

@@ -76,7 +76,9 @@ def make_singular(job: Job, erasure: Erasure, directions: int) -> Erasure:
         factor = MapFactor(v.float().contiguous(), -u.float().contiguous())
         maps[space], owners[space] = _followed(emap, factor), owners[space] + mine.tolist()
         diagnostics[space] = {**diagnostics[space], **_measured(problem, maps[space]), "singular": len(v)}
-    return replace(erasure, maps=maps, diagnostics=diagnostics, recipe={**erasure.recipe, "rows": owners})
+    recipe = {**erasure.recipe, "rows": owners}
+    # the map is no longer the solution of its problem: joined from its rows it would lose the closed directions
+    return replace(erasure, maps=maps, diagnostics=diagnostics, recipe=recipe, statistics={})
 
 
 def _followed(emap: EmbeddingMap, last: MapFactor) -> EmbeddingMap:
