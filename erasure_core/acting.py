@@ -3,28 +3,67 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from .erasure import EmbeddingMap
+from .bottleneck import Bottleneck
+from .digest import fixed_order
+from .erasure import EmbeddingMap, WeightDelta
 from .gates import Activation, Gate, PromptRow
 
 
 @dataclass(frozen=True)
 class Action:
-    """The maps of one membrane by text space, how strongly they act, and when. ``name`` is for people."""
+    """What one membrane does while the model runs, how strongly, and when. ``name`` is for people.
+
+    ``maps`` act on the text by space, ``deltas`` and ``bottlenecks`` on layers by canonical name. ``full``: on the
+    negative prompt's row the layers get the whole strength as soon as the gate is open at all. ``window``: the part of
+    the sampling in which it acts, 0 = its start, 1 = its end. ``power`` is that of the gate's gain, and ``mixes`` the
+    published chain of SPM (see :class:`~erasure_core.layers.Mixed`).
+    """
 
     name: str
     maps: Mapping[str, EmbeddingMap]
     strength: float
     gate: Gate
+    deltas: Mapping[str, WeightDelta] = field(default_factory=dict)
+    bottlenecks: Mapping[str, Bottleneck] = field(default_factory=dict)
+    full: bool = False
+    window: tuple[float, float] = (0.0, 1.0)
+    power: int = 1
+    mixes: bool = False
+
+    @property
+    def on_layers(self) -> bool:
+        """Whether it changes layers, and not the text alone."""
+        return bool(self.deltas or self.bottlenecks)
 
     def activation(self, prompt: PromptRow) -> Activation:
         """What the gate says, times the strength."""
         found = self.gate(prompt)
-        return Activation(found.gain * self.strength, found.mode)
+        return Activation(found.gain**self.power * self.strength, found.mode)
+
+    def acts_at(self, progress: float) -> bool:
+        """Whether it acts when ``progress`` of the sampling, 0..1, is done."""
+        return self.window[0] <= progress <= self.window[1]
+
+
+def on_negative(positive: Tensor, actions: Sequence[Action]) -> Tensor:
+    """Gains [n, membranes] for changes of layers on a negative prompt's rows, from those of the positive prompt's rows.
+
+    The published SPM scripts give both halves of the batch the positive prompt's gain (arXiv 2312.16145), ACE needs its
+    whole strength on the negative half (arXiv 2501.01633).
+    """
+    strengths = positive.new_tensor([action.strength for action in actions])
+    full = torch.tensor([action.full for action in actions], dtype=torch.bool)
+    return torch.where(full & (positive != 0), strengths, positive)
+
+
+def strongest(gains: Tensor) -> Tensor:
+    """[membranes]: of several prompts' gains [n, membranes] the one furthest from 0."""
+    return gains.gather(0, gains.abs().argmax(0, keepdim=True))[0]
 
 
 class MapStack:
@@ -62,17 +101,18 @@ class MapStack:
 
 
 class Stacks:
-    """The maps of several membranes by text space, in one fixed order of membranes."""
+    """The maps of several membranes by text space; how the list was ordered changes nothing, to the last bit."""
 
     def __init__(self, actions: Sequence[Action]) -> None:
         self.actions = tuple(actions)
-        spaces = dict.fromkeys(space for action in actions for space in action.maps)
-        self._members = {
-            space: torch.tensor([i for i, action in enumerate(actions) if space in action.maps]) for space in spaces
-        }
-        self._stacks = {
-            space: MapStack([action.maps[space] for action in actions if space in action.maps]) for space in spaces
-        }
+        self._members: dict[str, Tensor] = {}
+        self._stacks: dict[str, MapStack] = {}
+        for space in dict.fromkeys(space for action in actions for space in action.maps):
+            numbers = [i for i, action in enumerate(actions) if space in action.maps]
+            maps = [actions[i].maps[space] for i in numbers]
+            order = fixed_order([[t for f in emap.factors for t in (f.down, f.up, f.bias)] for emap in maps])
+            self._members[space] = torch.tensor([numbers[i] for i in order])
+            self._stacks[space] = MapStack([maps[i] for i in order])
 
     @property
     def spaces(self) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ import torch
 from .closed_form import METHODS, erase
 from .combine import METHOD, combine
 from .concepts import Concept
+from .digest import fixed_order
 from .erasure import Erasure
 from .errors import BadInput, MembraneError
 from .joint import by_space, joint_maps
@@ -54,7 +55,9 @@ def joined(erasures: Sequence[Erasure], model: EditableModel | None = None) -> l
         return None
     known = [erasure for erasure in with_rows if erasure is not None]
     maps: list[dict[str, Any]] = [{} for _ in known]
-    for members in by_space([erasure.statistics for erasure in known]).values():
+    for given in by_space([erasure.statistics for erasure in known]).values():
+        rows = [problem.rows for _, problem in given]
+        members = [given[i] for i in fixed_order([[r.erase, r.anchors, r.preserve, r.omega] for r in rows])]
         solved = joint_maps([problem for _, problem in members])
         for (number, problem), emap in zip(members, solved, strict=True):
             maps[number][problem.space] = emap

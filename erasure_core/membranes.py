@@ -16,9 +16,9 @@ from .formats.metadata import title
 from .gates import check_gate, make_gate
 from .join import erase_again, joined
 from .models import EditableModel, Patch
+from .plan import ACT_ON, CHAIN_MODES, Plan, planned
 from .probe import check_encoder
 
-ACT_ON = ("auto", "text", "weights")
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,8 @@ class Membrane:
     """An erasure, how strongly it acts, and for which prompts.
 
     ``strength``: 0 is off to the last bit, 1 as solved, more exaggerates, below 0 inverts. ``gate``: "always", or
-    "words" for prompts that name the concept. ``name``: for lists; by default what is erased.
+    "words" for prompts that name the concept. ``name``: for lists; by default what is erased. ``start`` and ``end``: the
+    part of the sampling in which it acts, from 0, pure noise, to 1, the finished picture.
     """
 
     schema: ClassVar[str] = "membrane/1"
@@ -35,8 +36,14 @@ class Membrane:
     strength: float = field(default=1.0, kw_only=True)
     gate: str = field(default="always", kw_only=True)
     name: str = field(default="", kw_only=True)
+    start: float = field(default=0.0, kw_only=True)
+    end: float = field(default=1.0, kw_only=True)
 
     def __post_init__(self) -> None:
+        if not 0 <= self.start < self.end <= 1:
+            raise BadInput(
+                f"A membrane acts from start to end, 0 <= start < end <= 1, not from {self.start!r} to {self.end!r}."
+            )
         if not isinstance(self.strength, int | float) or not math.isfinite(self.strength):
             raise BadInput(f"The strength of a membrane is a number like 1 or 0.5, not {self.strength!r}.")
         check_gate(self.gate, _phrases(self.erasure))
@@ -66,11 +73,14 @@ class Receipt:
     gate: str = "always"
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    start: float = 0.0
+    end: float = 1.0
 
     def __str__(self) -> str:
         lines = [
             f"{self.name} · family {self.family} · {self.matched} of {self.total} layers · rank {self.rank} · "
             f"acts on {self.act_on} · strength {self.strength:g} · gate {self.gate}"
+            + (f" · from {self.start:g} to {self.end:g} of the sampling" if (self.start, self.end) != (0, 1) else "")
         ]
         if self.norm is not None and self.drift is not None:
             lines.append(f"‖T−I‖ {self.norm:.3g} · drift on preserved phrases {self.drift:.2%}")
@@ -103,34 +113,55 @@ class Applied:
 
 
 def apply(
-    model: EditableModel, membranes: Membrane | Sequence[Membrane], act_on: str = "auto", rows: str = "cond"
+    model: EditableModel,
+    membranes: Membrane | Sequence[Membrane],
+    act_on: str = "auto",
+    rows: str = "cond",
+    *,
+    chain_mode: str = "sum",
+    gain_power: int = 1,
 ) -> Applied:
     """Put membranes in front of ``model``; the changes of several are added up, in either form, and receipts say so.
 
-    ``act_on``: "text" maps the text on its way into the denoiser, "weights" bakes the maps into the cross-attention
-    weights, "auto" is text wherever possible. ``rows``: with maps on the text, "cond" leaves the negative prompt
-    alone, "all" maps it, too (what weights always do). A membrane whose file is missing is solved again from its
+    ``act_on``: "text" maps the text on its way into the denoiser and adds changes of weights to what the layers give,
+    each row by its gain; "weights" bakes everything in, by the strength alone; "auto" is "text" wherever possible, but
+    for whole differences of weights that act always. ``rows``: with "cond" maps leave the negative prompt alone, and
+    changes of weights have the positive prompt's gain on it, too; with "all" every row has its own. ``chain_mode``:
+    "official_compat" chains low-rank changes as the published SPM code does, cross terms included; ``gain_power``: 2
+    squares gates' gains, as that code does for a single file. A membrane whose file is missing is solved again from its
     recipe. Raises WrongFamily, WrongBase or NothingMatched before anything changes.
     """
-    if act_on not in ACT_ON:
-        raise BadInput(f"act_on is one of {', '.join(ACT_ON)}, not {act_on!r}.")
+    for name, value, known in (
+        ("act_on", act_on, ACT_ON),
+        ("chain_mode", chain_mode, CHAIN_MODES),
+        ("gain_power", gain_power, (1, 2)),
+    ):
+        if value not in known:
+            raise BadInput(f"{name} is one of {', '.join(map(str, known))}, not {value!r}.")
     given = checked(membranes)
     ready = [solved(model, membrane) for membrane in given]
     together = _together(model, [erasure for erasure, _ in ready])
     actions, deltas, receipts = [], [], []
     for membrane, (_, again), (erasure, how) in zip(given, ready, together, strict=True):
-        strength = float(membrane.strength)
         doubts = _check(model, erasure)
-        notes = again + how
-        form = "weights" if act_on == "weights" or erasure.applies != "kv" else "text"
-        changed = erasure.deltas(model.weights()) if form == "weights" else erasure.weight_deltas
-        deltas += [delta.scaled(strength) for delta in changed.values()]
-        if changed and membrane.gate != "always":
-            notes += (f"changes of weights act on every prompt: the gate '{membrane.gate}' is not used for them",)
-        if form == "text" and erasure.maps and strength != 0:
-            gate = make_gate(membrane.gate, _phrases(erasure), _neighbours(erasure), model)
-            actions.append(Action(membrane.label, erasure.maps, strength, gate))
-        receipts.append(_receipt(model, membrane, erasure, form, notes, doubts + warnings_of(erasure)))
+        plan = planned(model, membrane, erasure, act_on)
+        deltas += [delta.scaled(float(membrane.strength)) for delta in plan.baked.values()]
+        if membrane.strength != 0 and (plan.maps or plan.deltas or plan.bottlenecks):
+            actions.append(
+                Action(
+                    membrane.label,
+                    plan.maps,
+                    float(membrane.strength),
+                    make_gate(membrane.gate, _phrases(erasure), _neighbours(erasure), model),
+                    plan.deltas,
+                    plan.bottlenecks,
+                    full=erasure.gate.get("rows") == "full",
+                    window=(membrane.start, membrane.end),
+                    power=gain_power,
+                    mixes=chain_mode == "official_compat",
+                )
+            )
+        receipts.append(_receipt(model, membrane, erasure, plan, again + how, doubts + warnings_of(erasure)))
     return Applied(model.patch(actions, [delta for delta in deltas if delta.scale != 0], rows), tuple(receipts))
 
 
@@ -153,7 +184,7 @@ def checked(membranes: Any) -> list[Membrane]:
 def solved(model: EditableModel, membrane: Membrane) -> tuple[Erasure, tuple[str, ...]]:
     """The erasure itself, or the one that the recipe of a missing file gives, and a note that says so."""
     erasure: Erasure = membrane.erasure
-    if erasure.maps or erasure.weight_deltas:
+    if erasure.maps or erasure.weight_deltas or erasure.bottlenecks:
         return erasure, ()
     if not erasure.recipe:
         raise NothingMatched("The erasure is empty: it changes nothing. Choose another file or erase again.")
@@ -201,14 +232,14 @@ def _receipt(
     model: EditableModel,
     membrane: Membrane,
     erasure: Erasure,
-    form: str,
+    plan: Plan,
     notes: tuple[str, ...],
     warnings: tuple[str, ...],
 ) -> Receipt:
     numbers: Sequence[Mapping[str, Any]] = [v for v in erasure.diagnostics.values() if isinstance(v, dict)]
     weights = model.weights()
     readers = cross_attention_names(weights, erasure.applies)
-    layers = erasure.weight_deltas if erasure.weight_deltas else readers
+    layers = [*erasure.weight_deltas, *(f"{name}.to_out.0.weight" for name in erasure.bottlenecks)] or readers
     return Receipt(
         name=membrane.label,
         family=model.family,
@@ -217,9 +248,11 @@ def _receipt(
         rank=erasure.rank,
         norm=max((float(n["norm"]) for n in numbers if "norm" in n), default=None),
         drift=max((float(n["drift"]) for n in numbers if "drift" in n), default=None),
-        act_on=form if erasure.maps else "weights",
+        act_on=plan.acts_on,
         strength=float(membrane.strength),
         gate=membrane.gate,
-        notes=notes,
+        notes=notes + plan.notes,
         warnings=warnings,
+        start=float(membrane.start),
+        end=float(membrane.end),
     )

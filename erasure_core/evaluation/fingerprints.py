@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
+from ..digest import tensor_digest
 from .cache import BASE, content_hash
 
 if TYPE_CHECKING:
@@ -28,11 +25,11 @@ def membranes_hash(membranes: Sequence[Membrane], act_on: str = "auto", rows: st
 def erasure_hash(erasure: Erasure) -> str:
     """SHA-256 of an erasure's tensors and of the gate phrases that decide when they act."""
     maps = {
-        space: [[_tensor(factor.down), _tensor(factor.up), _tensor(factor.bias)] for factor in emap.factors]
+        space: [[tensor_digest(factor.down), tensor_digest(factor.up), tensor_digest(factor.bias)] for factor in emap.factors]
         for space, emap in erasure.maps.items()
     }
     deltas = {
-        name: [_tensor(delta.down), _tensor(delta.up), _tensor(delta.diff), delta.scale]
+        name: [tensor_digest(delta.down), tensor_digest(delta.up), tensor_digest(delta.diff), delta.scale]
         for name, delta in erasure.weight_deltas.items()
     }
     return content_hash({"maps": maps, "deltas": deltas, "applies": erasure.applies, "gate": dict(erasure.gate)})
@@ -46,11 +43,3 @@ def _settings(membrane: Membrane) -> dict[str, str]:
         for name, value in values.items()
     }
 
-
-def _tensor(tensor: Tensor | None) -> str:
-    if tensor is None:
-        return ""
-    plain = tensor.detach().cpu().contiguous()
-    digest = hashlib.sha256(f"{plain.dtype}{tuple(plain.shape)}".encode())
-    digest.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes() if plain.numel() else b"")
-    return digest.hexdigest()

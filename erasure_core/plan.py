@@ -1,0 +1,69 @@
+"""Which part of an erasure acts where: on the text, on layers while the model runs, or baked into the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from .bottleneck import Bottleneck
+from .erasure import EmbeddingMap, Erasure, WeightDelta
+from .errors import BadInput
+from .models import EditableModel
+
+if TYPE_CHECKING:
+    from .membranes import Membrane
+
+ACT_ON = ("auto", "text", "weights")
+CHAIN_MODES = ("sum", "official_compat")
+_DENOISER = ("unet.", "transformer.")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """``maps`` on the text, ``deltas`` and ``bottlenecks`` on layers by a gain, ``baked`` deltas in the weights."""
+
+    maps: Mapping[str, EmbeddingMap] = field(default_factory=dict)
+    deltas: Mapping[str, WeightDelta] = field(default_factory=dict)
+    bottlenecks: Mapping[str, Bottleneck] = field(default_factory=dict)
+    baked: Mapping[str, WeightDelta] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def acts_on(self) -> str:
+        """For people: "text", "layers", "weights", or several of them."""
+        parts = {"text": self.maps, "layers": self.deltas or self.bottlenecks, "weights": self.baked}
+        return " and ".join(name for name, part in parts.items() if part) or "nothing"
+
+
+def planned(model: EditableModel, membrane: Membrane, erasure: Erasure, act_on: str) -> Plan:
+    """The parts of ``erasure``, the solved one of ``membrane``.
+
+    Changes of text encoders are always baked in: the text is encoded before any gate can know it. So are whole
+    differences of weights that act always, since adding them at run time would double the work of their layers.
+    Raises BadInput if what cannot be baked in is asked to be.
+    """
+    constant = membrane.gate == "always" and (membrane.start, membrane.end) == (0, 1)
+    if act_on == "weights":
+        if erasure.bottlenecks:
+            raise BadInput(
+                f"'{membrane.label}' holds small networks behind the attention (Receler), which no weight can hold. "
+                "Use act_on = auto."
+            )
+        return Plan(baked=erasure.deltas(model.weights()), notes=_notes(not constant, membrane))
+    on_text = erasure.maps if erasure.applies == "kv" else {}
+    changed = erasure.weight_deltas if on_text else erasure.deltas(model.weights())
+    late = {
+        name: delta
+        for name, delta in changed.items()
+        if name.startswith(_DENOISER) and not (constant and delta.diff is not None and act_on == "auto")
+    }
+    baked = {name: delta for name, delta in changed.items() if name not in late}
+    return Plan(on_text, late, erasure.bottlenecks, baked, _notes(bool(baked) and not constant, membrane))
+
+
+def _notes(ungated: bool, membrane: Membrane) -> tuple[str, ...]:
+    if not ungated:
+        return ()
+    what = f"gate '{membrane.gate}'" if membrane.gate != "always" else "part of the sampling"
+    return (f"changes of weights act on every prompt: the {what} is not used for them",)
