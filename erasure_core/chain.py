@@ -8,7 +8,7 @@ keys and values of cross-attention is found once for a text, since the text does
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -72,12 +72,12 @@ class Changes:
             None if self.erasers is None else self.erasers.to(like),
         )
 
-    def of_inputs(self, module: nn.Module, x: Tensor, gains: Tensor) -> Tensor | None:
-        """What is added besides ``low`` for ``x`` [B, ...] under ``gains`` [B, active]; None if nothing."""
+    def besides(self, module: nn.Module, x: Tensor, out: Tensor, gains: Tensor) -> Tensor | None:
+        """What is added to ``out`` [B, ...] beside ``low`` under ``gains`` [B, active]; None if nothing."""
         parts = [] if self.mixed is None else [self.mixed(module, x, gains[:, list(self.mixed.owner)])]
         for column, is_bias, diff in self.full:
             change = full_change(module, x, None if is_bias else diff, diff if is_bias else None)
-            parts.append(gated(change, gains[:, [column]]))
+            parts.append(gated(change.expand_as(out), gains[:, [column]]))
         return sum(parts[1:], parts[0]) if parts else None
 
 
@@ -144,7 +144,10 @@ class Sampling:
             if text is not None:
                 text.inner[layer] = inner
             out = added(out, inner, changes.low.up)
-        more = text.more[layer] if text is not None and layer in text.more else self._more(changes, module, x, out)
+        if text is not None and layer in text.more:
+            more = text.more[layer]
+        else:
+            more = changes.besides(module, x, out, self._columns(None, out))
         if text is not None:
             text.more[layer] = more
         out = out if more is None else out + more
@@ -156,9 +159,6 @@ class Sampling:
             self._changes[layer] = None if found is None else found.to(like)
         return self._changes[layer]
 
-    def _more(self, changes: Changes, module: nn.Module, x: Tensor, out: Tensor) -> Tensor | None:
-        return changes.of_inputs(module, x, self._columns(None, out))
-
     def _text(self, x: Tensor) -> _Text:
         """What is remembered of the text ``x``; all layers of a call get the same object, which is compared once."""
         for seen, text in self._seen:
@@ -166,7 +166,7 @@ class Sampling:
                 return text
         found = next((t for t in self._texts if _equal(t.rows, x) and _equal(t.gains, self._gains)), None)
         if found is None:
-            found = _Text(x.clone(), self._gains)
+            found = _Text(x.detach().clone(), self._gains)
             self._texts = [*self._texts[-_TEXTS + 1 :], found]
         self._seen.append((x, found))
         return found
@@ -246,7 +246,7 @@ class Hooks:
             handle.remove()
         self._handles = []
 
-    def _hook(self, layer: str, place: Place):  # type: ignore[no-untyped-def]
+    def _hook(self, layer: str, place: Place) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]:
         def add(module: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> Tensor | None:
             if not self._open:
                 return None
@@ -257,5 +257,3 @@ class Hooks:
             return out
 
         return add
-
-

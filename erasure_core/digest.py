@@ -1,4 +1,4 @@
-"""Hashes of tensors: equal numbers, equal digits; and an order of things that does not depend on how they were given."""
+"""Hashes of tensors: equal numbers, equal digits; and an order of things that is the same however they were given."""
 
 from __future__ import annotations
 

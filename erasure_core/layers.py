@@ -148,7 +148,9 @@ def added(out: Tensor, inner: Tensor, up: Tensor) -> Tensor:
 
 def gated(inner: Tensor, gains: Tensor) -> Tensor:
     """``(D x) o g`` with ``gains`` [B, N]."""
-    return inner * (gains[:, :, None, None] if inner.dim() == 4 else gains.reshape(len(gains), *[1] * (inner.dim() - 2), -1))
+    return inner * (
+        gains[:, :, None, None] if inner.dim() == 4 else gains.reshape(len(gains), *[1] * (inner.dim() - 2), -1)
+    )
 
 
 def full_change(module: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
@@ -170,4 +172,3 @@ def _or_zero(weight: Tensor | None, bias: Tensor | None) -> Tensor:
         return weight
     assert bias is not None
     return torch.zeros_like(bias)
-

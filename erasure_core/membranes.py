@@ -20,14 +20,13 @@ from .plan import ACT_ON, CHAIN_MODES, Plan, planned
 from .probe import check_encoder
 
 
-
 @dataclass(frozen=True)
 class Membrane:
     """An erasure, how strongly it acts, and for which prompts.
 
     ``strength``: 0 is off to the last bit, 1 as solved, more exaggerates, below 0 inverts. ``gate``: "always", or
-    "words" for prompts that name the concept. ``name``: for lists; by default what is erased. ``start`` and ``end``: the
-    part of the sampling in which it acts, from 0, pure noise, to 1, the finished picture.
+    "words" for prompts that name the concept. ``name``: for lists; by default what is erased. ``start`` and ``end``:
+    the part of the sampling in which it acts, from 0, pure noise, to 1, the finished picture.
     """
 
     schema: ClassVar[str] = "membrane/1"

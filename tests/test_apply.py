@@ -98,7 +98,7 @@ def test_a_wrong_shape_in_the_second_delta_changes_nothing(demo, base):
 
 def test_key_only_and_value_only_maps_go_into_those_weights(demo, circle):
     for applies in ("k", "v"):
-        with apply(demo, Membrane(replace(circle, applies=applies))) as applied:
+        with apply(demo, Membrane(replace(circle, applies=applies)), "weights") as applied:
             for name, parameter in demo.pipe.unet.named_parameters():
                 if ".attn2.to_k." in name or ".attn2.to_v." in name:
                     original = demo.weights()[f"unet.{name}"]

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..acting import Action, Stacks
+from ..acting import Action, Stacks, on_negative
+from ..bottleneck import check_bottlenecks
+from ..chain import Chain, Hooks, Place
 from ..erasure import POOLED_SPACE, WeightDelta, check_deltas
 from ..errors import BadInput
 from ..gates import PromptRow
@@ -37,7 +39,7 @@ class _Run:
 
     ids: Sequence[tuple[int, ...]]
     negative: int
-    gains: Tensor | None = None
+    gains: tuple[Tensor, Tensor] | None = None
 
 
 class Patching:
@@ -45,17 +47,21 @@ class Patching:
 
     def __init__(self, pipe: Any, weights: PipelineWeights) -> None:
         self._unet = pipe.unet
+        self._steps = pipe.scheduler.config.num_train_timesteps
         self._weights = weights
         self._active: list[PipelinePatch] = []
         self._stacks = Stacks(())
-        self._hook: Any = None
+        self._hooks: Hooks | None = None
+        self._handles: list[Any] = []
         self._run: _Run | None = None
 
     def add(self, actions: Sequence[Action], deltas: Sequence[WeightDelta], rows: str) -> PipelinePatch:
         """Check everything first, then change the model."""
         if rows not in ("cond", "all"):
             raise BadInput(f"rows must be 'cond' or 'all', not {rows!r}.")
-        check_deltas(deltas, self._weights.shapes())
+        shapes = self._weights.shapes()
+        check_deltas([*deltas, *(delta for action in actions for delta in action.deltas.values())], shapes)
+        check_bottlenecks([eraser for action in actions for eraser in action.bottlenecks.values()], shapes)
         patch = PipelinePatch(self, list(actions), list(deltas), rows)
         self._active.append(patch)
         try:
@@ -94,19 +100,29 @@ class Patching:
                 total += delta.dense()
             self._weights.originals.setdefault(name, parameter.data)
             parameter.data = total.to(parameter.device, parameter.dtype)
-        self._stacks = Stacks([action for patch in self._active for action in patch.actions])
-        self._set_hook(bool(self._stacks.actions))
+        self._set_hooks([action for patch in self._active for action in patch.actions])
 
-    def _set_hook(self, wanted: bool) -> None:
-        if wanted and self._hook is None:
-            self._hook = self._unet.register_forward_pre_hook(self._map_inputs, with_kwargs=True)
-        elif not wanted and self._hook is not None:
-            self._hook.remove()
-            self._hook = None
+    def _set_hooks(self, actions: Sequence[Action]) -> None:
+        for handle in self._handles:
+            handle.remove()
+        if self._hooks is not None:
+            self._hooks.remove()
+        self._handles, self._hooks, self._stacks = [], None, Stacks(actions)
+        chain = Chain(actions)
+        if chain.layers:
+            places = {layer: Place(self._unet.get_submodule(layer.removeprefix("unet."))) for layer in chain.layers}
+            self._hooks = Hooks(chain, places)
+        if actions:
+            self._handles = [
+                self._unet.register_forward_pre_hook(self._before, with_kwargs=True),
+                self._unet.register_forward_hook(self._after, always_call=True),
+            ]
 
-    def _map_inputs(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    def _before(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
         hidden = kwargs["encoder_hidden_states"] if "encoder_hidden_states" in kwargs else args[2]
-        gains = self._gains(hidden)
+        gains, on_layers = self._now(self._gains(hidden), kwargs["timestep"] if "timestep" in kwargs else args[1])
+        if self._hooks is not None:
+            self._hooks.begin(on_layers)
         mapped = self._context(hidden, gains)
         if "encoder_hidden_states" in kwargs:
             kwargs = {**kwargs, "encoder_hidden_states": mapped}
@@ -118,24 +134,46 @@ class Patching:
             kwargs = {**kwargs, "added_cond_kwargs": {**added, "text_embeds": pooled}}
         return args, kwargs
 
+    def _after(self, module: Any, args: tuple[Any, ...], out: Any) -> None:
+        if self._hooks is not None:
+            self._hooks.end()
+
     def _context(self, hidden: Tensor, gains: Tensor) -> Tensor:
         for space in self._stacks.spaces:
             if space != POOLED_SPACE:
                 hidden = self._stacks.apply(space, hidden, gains)
         return hidden
 
-    def _gains(self, hidden: Tensor) -> Tensor:
-        """[rows, membranes]; found once for a sampling, for a pipeline that the caller runs by itself at each call."""
+    def _now(self, gains: tuple[Tensor, Tensor], timestep: Any) -> tuple[Tensor, Tensor]:
+        """Gains without those of membranes that do not act at this part of the sampling."""
+        actions = self._stacks.actions
+        if all(action.window == (0.0, 1.0) for action in actions):
+            return gains
+        progress = 1 - float(torch.as_tensor(timestep).flatten()[0]) / (self._steps - 1)
+        acting = torch.tensor([float(action.acts_at(progress)) for action in actions])
+        return gains[0] * acting, gains[1] * acting
+
+    def _gains(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """[rows, membranes] on the text and on layers; found once for a sampling, else at each call."""
         run = self._run if self._run is not None and len(self._run.ids) == len(hidden) else None
         if run is not None and run.gains is not None:
             return run.gains
-        gains = torch.zeros(len(hidden), len(self._stacks.actions))
-        which = [patch.rows for patch in self._active for _ in patch.actions]
+        actions = self._stacks.actions
+        own = torch.zeros(len(hidden), len(actions))
         for row in range(len(hidden)):
-            found = self._stacks.activations(PromptRow(hidden[row], None if run is None else run.ids[row]))
-            for i, activation in enumerate(found):
-                if which[i] == "all" or run is None or row >= run.negative:
-                    gains[row, i] = activation.gain
+            prompt = PromptRow(hidden[row], None if run is None else run.ids[row])
+            own[row] = torch.tensor([activation.gain for activation in self._stacks.activations(prompt)])
+        gains = own, own
         if run is not None:
-            run.gains = gains
+            gains = run.gains = self._without_negative(own, run.negative)
         return gains
+
+    def _without_negative(self, own: Tensor, negative: int) -> tuple[Tensor, Tensor]:
+        """Of every row's own gains: what acts on the text, and on layers, where the first rows are the negative's."""
+        every = torch.tensor([patch.rows == "all" for patch in self._active for _ in patch.actions])
+        text, layers = own.clone(), own.clone()
+        text[:negative] *= every
+        if negative:
+            followed = on_negative(own[negative:], self._stacks.actions)
+            layers[:negative] = torch.where(every, own[:negative], followed)
+        return text, layers

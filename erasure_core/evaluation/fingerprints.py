@@ -25,14 +25,23 @@ def membranes_hash(membranes: Sequence[Membrane], act_on: str = "auto", rows: st
 def erasure_hash(erasure: Erasure) -> str:
     """SHA-256 of an erasure's tensors and of the gate phrases that decide when they act."""
     maps = {
-        space: [[tensor_digest(factor.down), tensor_digest(factor.up), tensor_digest(factor.bias)] for factor in emap.factors]
+        space: [
+            [tensor_digest(factor.down), tensor_digest(factor.up), tensor_digest(factor.bias)]
+            for factor in emap.factors
+        ]
         for space, emap in erasure.maps.items()
     }
     deltas = {
         name: [tensor_digest(delta.down), tensor_digest(delta.up), tensor_digest(delta.diff), delta.scale]
         for name, delta in erasure.weight_deltas.items()
     }
-    return content_hash({"maps": maps, "deltas": deltas, "applies": erasure.applies, "gate": dict(erasure.gate)})
+    content = {"maps": maps, "deltas": deltas, "applies": erasure.applies, "gate": dict(erasure.gate)}
+    if erasure.bottlenecks:
+        content["bottlenecks"] = {
+            name: [tensor_digest(tensor) for tensor in (b.down, b.down_bias, b.up, b.up_bias)]
+            for name, b in erasure.bottlenecks.items()
+        }
+    return content_hash(content)
 
 
 def _settings(membrane: Membrane) -> dict[str, str]:
@@ -42,4 +51,3 @@ def _settings(membrane: Membrane) -> dict[str, str]:
         name: repr(float(value)) if isinstance(value, int | float) else str(getattr(value, "fingerprint", value))
         for name, value in values.items()
     }
-
