@@ -62,7 +62,7 @@ def on_negative(positive: Tensor, actions: Sequence[Action]) -> Tensor:
 
 
 def strongest(gains: Tensor) -> Tensor:
-    """[membranes]: of several prompts' gains [n, membranes] the one furthest from 0."""
+    """[..., membranes]: of several prompts' gains [n, ..., membranes] the one furthest from 0."""
     return gains.gather(0, gains.abs().argmax(0, keepdim=True))[0]
 
 

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import math
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..erasure_core.acting import Action, Stacks
+from ..erasure_core.acting import Action, Stacks, on_negative, strongest
+from ..erasure_core.chain import Chain, Hooks
 from ..erasure_core.erasure import POOLED_SPACE
 from ..erasure_core.gates import Activation, PromptRow
 from . import host, stamp
-from .wrapper import NEGATIVE, TextWrapper
+from .wrapper import NEGATIVE, TextWrapper, repeated
 
 EVENT = "membrane.gains"
+
+
+Where = Mapping[str, tuple[str, int, int | None]]  # canonical layer -> module of the denoiser, part of its outputs
 
 
 @dataclass(frozen=True)
@@ -30,25 +36,108 @@ class Entry:
 
 @dataclass
 class Run:
-    """One sampling: what is known of each conditioning, and gains [n, membranes] found so far, by uuid."""
+    """One sampling: what is known of each conditioning, and what was found so far.
+
+    ``times``: uuid -> noise levels between which a conditioning is used; ``windows`` the same of each membrane.
+    ``own``: gains [n, membranes] by uuid, of every prompt as if it were a positive one. ``acting``: 1 for each membrane
+    that acts at this step. ``sigma``: the noise level of this step. ``hooks``: on each copy of the denoiser.
+    """
 
     known: Mapping[Any, tuple[str, Tensor, Mapping[str, Any] | None]]
+    times: Mapping[Any, tuple[float, float]]
+    windows: Sequence[tuple[float, float]]
+    acting: Tensor
+    sigma: float | None = None
     name: str = field(default_factory=lambda: uuid.uuid4().hex)
-    gains: dict[Any, Tensor] = field(default_factory=dict)
+    own: dict[Any, Tensor] = field(default_factory=dict)
+    hooks: dict[int, Hooks] = field(default_factory=dict)
 
 
-class MappedText(TextWrapper):
-    """Membranes of fixed maps; gains are what each membrane does to a row."""
+class Membranes(TextWrapper):
+    """Membranes of fixed maps and changes; gains are what each membrane does to a row."""
 
-    def __init__(self, entries: Sequence[Entry]) -> None:
+    def __init__(self, entries: Sequence[Entry], where: Where) -> None:
         self.entries = tuple(entries)
+        self.where = dict(where)
         self.panels: dict[str | None, Mapping[str, Any]] = {}  # node -> what it shows besides, filled as it is made
-        self._stacks = Stacks([entry.action for entry in entries])
+        self._actions = [entry.action for entry in entries]
+        self._stacks = Stacks(self._actions)
+        self._chain = Chain(self._actions)
         self._on_all = torch.tensor([entry.rows == "all" for entry in entries])
+        self._scheduled = any(action.window != (0.0, 1.0) for action in self._actions)
 
     def begin(self, guider: Any) -> Run:
-        """Remember the words of every conditioning."""
-        return Run({ident: (role, rows, words) for role, ident, rows, words in host.conditionings(guider)})
+        """Remember the words of every conditioning, and when it is used."""
+        return Run(
+            {ident: (role, rows, words) for role, ident, rows, words in host.conditionings(guider)},
+            host.times(guider),
+            [host.noise_between(guider, *action.window) for action in self._actions],
+            torch.ones(len(self.entries)),
+        )
+
+    def at_step(self, options: Mapping[str, Any], run: Run | None) -> None:
+        """Which membranes act at this noise level; read only where that matters, since it makes a GPU wait."""
+        if run is not None and (self._scheduled or (self._chain.layers and run.times)):
+            run.sigma = host.noise_now(options)
+            sigma = run.sigma
+            run.acting = torch.tensor([float(sigma is None or low <= sigma <= high) for high, low in run.windows])
+
+    def finish(self, run: Run) -> None:
+        """Take every hook off."""
+        for hooks in run.hooks.values():
+            hooks.remove()
+        run.hooks.clear()
+
+    @contextmanager
+    def on_layers(self, model: Any, batch: Sequence[tuple[int, Any, Tensor]], run: Run | None) -> Iterator[None]:
+        """Changes of weights for one call, each chunk of the batch by its own gains."""
+        if not self._chain.layers:
+            yield
+            return
+        gains = self._of_layers(batch, run)
+        if not gains.any():
+            yield
+            return
+        hooks = run.hooks.get(id(model)) if run is not None else None
+        if hooks is None:
+            hooks = Hooks(self._chain, host.places(model, self.where, self._chain.layers))
+            if run is not None:
+                run.hooks[id(model)] = hooks
+        try:
+            hooks.begin(gains)
+            yield
+        finally:
+            hooks.end()
+            if run is None:
+                hooks.remove()
+
+    def _of_layers(self, batch: Sequence[tuple[int, Any, Tensor]], run: Run | None) -> Tensor:
+        """Gains [R, membranes] for changes of layers: the negative's rows follow the positive prompts used now."""
+        size = len(batch[0][2])
+        own = [repeated(self._own(ident, rows, run), size) for _, ident, rows in batch]
+        negative = [self._is_negative(index, ident, run) for index, ident, _ in batch]
+        if run is None:
+            positive = [gains for gains, is_negative in zip(own, negative, strict=True) if not is_negative]
+        else:
+            used = [
+                ident for ident, (role, _, _) in run.known.items() if NEGATIVE not in role and self._used(ident, run)
+            ]
+            positive = [repeated(self._own(ident, run.known[ident][1], run), size) for ident in used]
+        strongest_now = strongest(torch.stack(positive)) if positive else torch.zeros(size, len(self.entries))
+        followed = on_negative(strongest_now, self._actions)
+        parts = [
+            torch.where(self._on_all, gains, followed) if is_negative else gains
+            for gains, is_negative in zip(own, negative, strict=True)
+        ]
+        return torch.cat(parts) * (1 if run is None else run.acting)
+
+    def _used(self, ident: Any, run: Run) -> bool:
+        high, low = run.times.get(ident, (math.inf, 0.0))
+        return run.sigma is None or low <= run.sigma <= high
+
+    def _is_negative(self, index: int, ident: Any, run: Run | None) -> bool:
+        known = None if run is None else run.known.get(ident)
+        return index == 1 if known is None else NEGATIVE in known[0]
 
     def mapped(self, rows: Tensor, gains: Tensor, run: Run | None) -> Tensor:
         """Every map of the text, added up."""
@@ -65,28 +154,34 @@ class MappedText(TextWrapper):
         return torch.cat([self._stacks.apply(POOLED_SPACE, y[:, :width], gains), y[:, width:]], dim=1)
 
     def gains(self, index: int, ident: Any, rows: Tensor, run: Run | None) -> Tensor:
-        """Gains [n, membranes] of one conditioning, n its own rows; found once per sampling."""
+        """Gains [n, membranes] on the text of one conditioning, n its own rows; found once per sampling."""
+        own = self._own(ident, rows, run)
+        if self._is_negative(index, ident, run):
+            own = own * self._on_all
+        return own if run is None else own * run.acting
+
+    def _own(self, ident: Any, rows: Tensor, run: Run | None) -> Tensor:
         known = None if run is None else run.known.get(ident)
         if known is None:
-            return self._found([(PromptRow(row), "") for row in rows], index == 1, None, None)
+            return self._found([(PromptRow(row), "") for row in rows])[0]
         assert run is not None
-        if ident not in run.gains:
-            role, own, words = known
-            run.gains[ident] = self._found(stamp.read(words, own), NEGATIVE in role, run, ident)
-        return run.gains[ident]
-
-    def _found(self, prompts: Sequence[tuple[PromptRow, str]], negative: bool, run: Run | None, ident: Any) -> Tensor:
-        found = [self._stacks.activations(prompt) for prompt, _ in prompts]
-        gains = torch.tensor([[activation.gain for activation in row] for row in found])
-        if negative:
-            gains = gains * self._on_all
-        if run is not None:
+        if ident not in run.own:
+            role, all_rows, words = known
+            prompts = stamp.read(words, all_rows)
+            run.own[ident], found = self._found(prompts)
+            negative = NEGATIVE in role
+            gains = run.own[ident] * self._on_all if negative else run.own[ident]
             self._show(found, gains, negative, stamp.label_of([text for _, text in prompts]), run, ident)
-        return gains
+        return run.own[ident]
+
+    def _found(self, prompts: Sequence[tuple[PromptRow, str]]) -> tuple[Tensor, list[tuple[Activation, ...]]]:
+        found = [self._stacks.activations(prompt) for prompt, _ in prompts]
+        return torch.tensor([[activation.gain for activation in row] for row in found]), found
 
     def guess(self, rows: Tensor, run: Run | None) -> Tensor:
         """As for a prompt of which only the vectors are known."""
-        return self._found([(PromptRow(row), "") for row in rows], False, None, None)
+        gains = self._found([(PromptRow(row), "") for row in rows])[0]
+        return gains if run is None else gains * run.acting
 
     def _show(
         self, found: Sequence[Sequence[Activation]], gains: Tensor, negative: bool, text: str, run: Run, ident: Any

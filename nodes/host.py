@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..erasure_core.chain import Place
+
 KEY = "membrane"  # of our wrappers, of the run in the options, of our marks
 STAMP = "membrane_tokens"  # under which a conditioning carries the words it was made from
 FOLDERS = ("membranes", "loras")  # where files are looked for, the first one by bare names
@@ -122,6 +124,46 @@ def running(guider: Any, run: Any, key: str) -> Iterator[None]:
         yield
     finally:
         options.pop(key, None) if before is None else options.update({key: before})
+
+
+def module_name(weight: str) -> str:
+    """Name below the denoiser of the module that holds a weight of the host's name."""
+    return weight.removeprefix("diffusion_model.").rpartition(".")[0]
+
+
+def denoiser_of(executor: Any) -> Any:
+    """The network that a wrapper around one of its calls stands around; with several GPUs one of its copies."""
+    return executor.class_obj
+
+
+def places(denoiser: Any, where: Mapping[str, tuple[str, int, int | None]], layers: Iterable[str]) -> dict[str, Place]:
+    """The modules of ``layers`` by canonical name; ``where`` has each one's name below the denoiser and its part."""
+    return {
+        layer: Place(denoiser.get_submodule(path), start, length)
+        for layer, (path, start, length) in ((layer, where[layer]) for layer in layers)
+    }
+
+
+def noise_now(options: Mapping[str, Any]) -> float | None:
+    """Noise level of this call of the denoiser."""
+    sigmas = options.get("sigmas")
+    return None if sigmas is None else float(sigmas.flatten()[0])
+
+
+def noise_between(guider: Any, start: float, end: float) -> tuple[float, float]:
+    """Highest and lowest noise level of a part of the sampling, 0..1, as the host counts it."""
+    levels = guider.model_patcher.get_model_object("model_sampling")
+    return float(levels.percent_to_sigma(start)), float(levels.percent_to_sigma(end))
+
+
+def times(guider: Any) -> dict[Any, tuple[float, float]]:
+    """uuid -> highest and lowest noise level of each conditioning that is not used all the time."""
+    return {
+        entry.get("uuid"): noise_between(guider, entry.get("start_percent", 0.0), entry.get("end_percent", 1.0))
+        for entries in guider.conds.values()
+        for entry in entries or ()
+        if (entry.get("start_percent", 0.0), entry.get("end_percent", 1.0)) != (0.0, 1.0)
+    }
 
 
 def conditionings(guider: Any) -> Iterator[tuple[str, Any, Tensor, Mapping[str, Any] | None]]:

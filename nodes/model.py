@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from ..erasure_core.acting import Action
+from ..erasure_core.bottleneck import check_bottlenecks
 from ..erasure_core.erasure import WeightDelta, check_deltas
 from ..erasure_core.errors import BadInput, NothingMatched, WrongFamily
 from ..erasure_core.keys import family_of
 from ..erasure_core.models import Encoded
 from ..erasure_core.prompts import CHUNK
 from . import host
-from .acting import Entry, MappedText
+from .acting import Entry, Membranes
 from .stamp import END, stamped, token_ids
 from .weights import HostWeights
 
@@ -145,11 +146,25 @@ class HostModel:
         if actions:
             earlier = host.wrapper_of(model)
             entries = [Entry(action, rows, self._node_id) for action in actions]
-            mapped = MappedText([*(earlier.entries if earlier is not None else ()), *entries])
-            mapped.panels.update(earlier.panels if earlier is not None else {})
-            host.put_wrappers(model, mapped, mapped.around_sampling)
-            return HostPatch(model, clip, lambda panel: mapped.panels.update({self._node_id: panel}))
+            before = earlier.entries if earlier is not None else ()
+            acting = Membranes([*before, *entries], self._where(actions) | (earlier.where if earlier else {}))
+            acting.panels.update(earlier.panels if earlier is not None else {})
+            host.put_wrappers(model, acting, acting.around_sampling)
+            return HostPatch(model, clip, lambda panel: acting.panels.update({self._node_id: panel}))
         return HostPatch(model, clip)
+
+    def _where(self, actions: Sequence[Action]) -> dict[str, tuple[str, int, int | None]]:
+        """Where the layers are that ``actions`` change; raises if this model has them not, or of other shapes."""
+        deltas = [delta for action in actions for delta in action.deltas.values()]
+        erasers = [eraser for action in actions for eraser in action.bottlenecks.values()]
+        shapes = self._weights.shapes()
+        check_deltas(deltas, shapes)
+        check_bottlenecks(erasers, shapes)
+        layers = [delta.name.rpartition(".") for delta in deltas]
+        layers += [(f"{eraser.name}.to_out.0", ".", "weight") for eraser in erasers]
+        return {
+            layer: (host.module_name(self._weights.names[layer + dot + kind]), 0, None) for layer, dot, kind in layers
+        }
 
     def _add(self, patcher: Any, deltas: Sequence[WeightDelta]) -> None:
         if not deltas:

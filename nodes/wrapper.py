@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -44,11 +45,25 @@ class TextWrapper(ABC):
     def pooled(self, y: Tensor, gains: Tensor, run: Any) -> Tensor:
         """SDXL's label [R, p] changed: the pooled vector stands first in it."""
 
+    def at_step(self, options: Mapping[str, Any], run: Any) -> None:  # noqa: B027 - nothing to do for most
+        """Before each call of the denoiser."""
+
+    def on_layers(self, model: Any, batch: Sequence[tuple[int, Any, Tensor]], run: Any) -> AbstractContextManager[None]:
+        """Around one call of the denoiser ``model``; ``batch``: list, uuid and rows [B, T, d] of every chunk."""
+        return nullcontext()
+
+    def finish(self, run: Any) -> None:  # noqa: B027 - nothing to do for most
+        """After the sampling, also if it failed."""
+
     def around_sampling(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
         """Once per sampling."""
         guider = host.guider_of(executor)
-        with host.running(guider, self.begin(guider), self.key):
-            return executor(*args, **kwargs)
+        run = self.begin(guider)
+        try:
+            with host.running(guider, run, self.key):
+                return executor(*args, **kwargs)
+        finally:
+            self.finish(run)
 
     def __call__(
         self,
@@ -64,26 +79,34 @@ class TextWrapper(ABC):
     ) -> Any:
         """One call of the denoiser: ``x`` [chunks B, c, h, w], ``context`` [chunks B, T, d], ``y`` [chunks B, p]."""
         options = transformer_options or {}
+        around: AbstractContextManager[None] = nullcontext()
         if context is not None:
             which, uuids, run = host.chunks_of(options, self.key)
-            gains = self._of_batch(context, which, uuids, run)
+            batch = _chunks(context, which, uuids)
+            self.at_step(options, run)
+            gains = torch.cat([self._of_chunk(*chunk, run) for chunk in batch])
+            around = self.on_layers(host.denoiser_of(executor), batch, run)
             if gains.any() and y is not None:
                 y = self.pooled(y, gains, run)
             if host.feeds_regions(options):  # also where no prompt itself is touched: a region's text may be
                 options = host.with_last_patch(options, LastPatch(self, run, context, gains))
             elif gains.any():
                 context = self.mapped(context, gains, run)
-        return executor(x, timesteps, context, y, control, options, *args, **kwargs)
+        with around:
+            return executor(x, timesteps, context, y, control, options, *args, **kwargs)
 
-    def _of_batch(self, context: Tensor, which: Any, uuids: Any, run: Any) -> Tensor:
-        chunks = len(which) or 1
-        size = len(context) // chunks
-        parts = []
-        for i in range(chunks):
-            index, ident = (which[i], uuids[i]) if which else (0, None)
-            own = self.gains(index, ident, context[i * size : (i + 1) * size], run)
-            parts.append(own[torch.arange(size) % len(own)])  # as the host repeats a conditioning over a batch
-        return torch.cat(parts)
+    def _of_chunk(self, index: int, ident: Any, rows: Tensor, run: Any) -> Tensor:
+        return repeated(self.gains(index, ident, rows, run), len(rows))
+
+
+def repeated(gains: Tensor, size: int) -> Tensor:
+    """Gains [n, k] of a conditioning's rows for ``size`` pictures, as the host repeats a conditioning over a batch."""
+    return gains[torch.arange(size) % len(gains)]
+
+
+def _chunks(context: Tensor, which: Sequence[int], uuids: Sequence[Any]) -> list[tuple[int, Any, Tensor]]:
+    parts = context.chunk(len(which) or 1)
+    return list(zip(which or (0,), uuids if which else (None,), parts, strict=True))
 
 
 class LastPatch:

@@ -88,7 +88,7 @@ def plain(unet, x, t, hidden):
 
 @pytest.mark.parametrize("calls", [1, 3])
 def test_eight_mixed_membranes_are_the_dense_sum_each_row_by_its_own_gains(inputs, calls):
-    """Ranks 1 to 4, all kinds of layers, whole differences, Receler's erasers; from the second call on text is known."""
+    """Ranks 1 to 4, all kinds of layers, whole differences, Receler's erasers; later calls know the text."""
     unet, *rest = inputs
     deltas = [membrane_on(unet, rank, 100 * rank) for rank in (1, 1, 2, 4)]
     deltas += [membrane_on(unet, 1, 900, (".attn1",)), membrane_on(unet, 2, 901, ("attn2.to_k", "conv1"))]
