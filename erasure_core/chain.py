@@ -16,22 +16,28 @@ from torch import Tensor, nn
 
 from .acting import Action
 from .bottleneck import Bottleneck
+from .digest import fixed_order
 from .erasure import WeightDelta
 from .errors import BadInput
 from .layers import Bottlenecks, LowRank, Mixed, added, full_change, gated, projected
 
 _SHARED = re.compile(r"^(.*\.attn1)\.to_[qkv]$")
+_TOLD_APART_BY = 2  # layers whose tensors tell one membrane from another
 _OF_TEXT = re.compile(r"\.attn2\.to_[kv]$")
 
 
 class Chain:
-    """What ``actions`` change while a model runs, by layer: canonical name without ``.weight`` or ``.bias``."""
+    """What ``actions`` change while a model runs, by layer: canonical name without ``.weight`` or ``.bias``.
+
+    How the list was ordered changes nothing, to the last bit.
+    """
 
     def __init__(self, actions: Sequence[Action]) -> None:
         self.actions = tuple(actions)
         self._deltas: dict[str, list[tuple[int, WeightDelta]]] = {}
         self._erasers: dict[str, list[tuple[int, Bottleneck]]] = {}
-        for number, action in enumerate(actions):
+        for number in fixed_order([_some_tensors(action) for action in actions]):
+            action = actions[number]
             for name, delta in action.deltas.items():
                 self._deltas.setdefault(name.rpartition(".")[0], []).append((number, delta))
             for name, eraser in action.bottlenecks.items():
@@ -52,6 +58,13 @@ class Chain:
             tuple((i, d.name.endswith(".bias"), d.dense()) for i, _, d in deltas if d.diff is not None),
             Bottlenecks.of(erasers) if erasers else None,
         )
+
+
+def _some_tensors(action: Action) -> list[Tensor | None]:
+    """Enough to tell an action from others, and not gigabytes to hash."""
+    deltas = [action.deltas[name] for name in sorted(action.deltas)[:_TOLD_APART_BY]]
+    erasers = [action.bottlenecks[name] for name in sorted(action.bottlenecks)[:_TOLD_APART_BY]]
+    return [t for d in deltas for t in (d.down, d.up, d.diff)] + [t for e in erasers for t in (e.down, e.up)]
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ OBJECTS = {
     "clone": {"host"},
     "guider": {"host"},
     "executor": {"host"},
+    "denoiser": {"host"},
     "network": {"host"},
     "config": {"host"},
     "vae": {"host"},

@@ -32,6 +32,7 @@ def objects(executor, model, clip, vae):
         "clone": clip.clone(),
         "guider": executor.class_obj,
         "executor": executor,
+        "denoiser": model.model.diffusion_model,
         "network": model.model,
         "config": model.model.model_config,
         "vae": vae,
