@@ -91,10 +91,10 @@ def imports(host: Path, python: str) -> dict[str, Any]:
     return {"log line, s": logged, "importtime of our modules, s": timed}
 
 
-def inside(host: Path, python: str, which: str, pairs: int) -> dict[str, Any]:
-    """Start this file in the host's interpreter."""
+def inside(host: Path, python: str, which: str, pairs: int, script: str = __file__) -> dict[str, Any]:
+    """Start ``script``, by default this file, in the host's interpreter."""
     variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [python, __file__, "--inside", which, str(pairs), str(host)]
+    command = [python, script, "--inside", which, str(pairs), str(host)]
     done = subprocess.run(command, cwd=host, env=variables, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(done.stderr[-3000:])
@@ -116,7 +116,7 @@ def overhead(which: str, pairs: int) -> dict[str, Any]:
         factor = core.MapFactor(torch.randn(RANK, width) / width, torch.randn(width, RANK))
         emap = core.EmbeddingMap("clip_l", (factor,))
         action = pack("erasure_core.acting").Action("map", {"clip_l": emap}, 1.0, pack("erasure_core.gates").Always())
-        mapped = acting.MappedText([acting.Entry(action, "cond", None)])
+        mapped = acting.Membranes([acting.Entry(action, "cond", None)], {})
         changed = model.clone()
         host.put_wrappers(changed, mapped, mapped.around_sampling)
         size, channels = (32, 4) if which == "sd15" else (8, 8)
@@ -183,14 +183,22 @@ def load_pack() -> Any:
     return lambda part: importlib.import_module(f"{name}.{part}")
 
 
-if __name__ == "__main__":
-    if "--inside" in sys.argv:
-        _, _, chosen, count, folder = sys.argv
-        sys.path.insert(0, folder)
-        sys.argv = ["x", "--cpu"]
-        import comfy.options
+def asked() -> tuple[str, int] | None:
+    """What :func:`inside` asked this process for, which is the host's then; None if nothing."""
+    if "--inside" not in sys.argv:
+        return None
+    _, _, chosen, count, folder = sys.argv
+    sys.path.insert(0, folder)
+    sys.argv = ["x", "--cpu"]
+    import comfy.options
 
-        comfy.options.enable_args_parsing()
-        print(json.dumps(overhead(chosen, int(count))))
+    comfy.options.enable_args_parsing()
+    return chosen, int(count)
+
+
+if __name__ == "__main__":
+    request = asked()
+    if request is not None:
+        print(json.dumps(overhead(*request)))
     else:
         sys.exit(main())

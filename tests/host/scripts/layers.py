@@ -1,4 +1,4 @@
-"""Membranes that change layers while the model runs: against patches, LoRA, merged weights; by rows, steps and packs."""
+"""Membranes that change layers while the model runs: against patches, LoRA, merged weights; by rows, steps, packs."""
 
 import contextlib
 
@@ -165,7 +165,7 @@ def steps():
 
 
 class Prompted(torch.nn.Module):
-    """What an IPAdapter-like pack puts in the place of a cross-attention: the text's answer and that of other tokens."""
+    """What an IPAdapter-like pack puts in place of a cross-attention: the text's answer and that of other tokens."""
 
     def __init__(self, tokens):
         super().__init__()
