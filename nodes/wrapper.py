@@ -43,7 +43,7 @@ class TextWrapper(ABC):
 
     @abstractmethod
     def pooled(self, y: Tensor, gains: Tensor, run: Any) -> Tensor:
-        """SDXL's label [R, p] changed: the pooled vector stands first in it."""
+        """The label [R, p] changed: the pooled vector stands first in it."""
 
     def at_step(self, options: Mapping[str, Any], run: Any) -> None:  # noqa: B027 - nothing to do for most
         """Before each call of the denoiser."""
@@ -65,20 +65,12 @@ class TextWrapper(ABC):
         finally:
             self.finish(run)
 
-    def __call__(
-        self,
-        executor: Any,
-        x: Tensor,
-        timesteps: Any,
-        context: Tensor | None = None,
-        y: Tensor | None = None,
-        control: Any = None,
-        transformer_options: Mapping[str, Any] | None = None,
-        *args: Any,
-        **kwargs: Any,
-    ) -> Any:
-        """One call of the denoiser: ``x`` [chunks B, c, h, w], ``context`` [chunks B, T, d], ``y`` [chunks B, p]."""
-        options = transformer_options or {}
+    def __call__(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
+        """One call of the denoiser: ``context`` [chunks B, T, d] and ``y`` [chunks B, p] among its arguments."""
+        call = host.arguments_of(executor, args, kwargs)
+        given = call.arguments
+        context, y = given.get("context"), given.get("y")
+        options = given.get("transformer_options") or {}
         around: AbstractContextManager[None] = nullcontext()
         if context is not None:
             which, uuids, run = host.chunks_of(options, self.key)
@@ -87,13 +79,13 @@ class TextWrapper(ABC):
             gains = torch.cat([self._of_chunk(*chunk, run) for chunk in batch])
             around = self.on_layers(host.denoiser_of(executor), batch, run)
             if gains.any() and y is not None:
-                y = self.pooled(y, gains, run)
-            if host.feeds_regions(options):  # also where no prompt itself is touched: a region's text may be
-                options = host.with_last_patch(options, LastPatch(self, run, context, gains))
+                given["y"] = self.pooled(y, gains, run)
+            if host.feeds_regions(executor, options):  # also where no prompt itself is touched: a region's text may be
+                given["transformer_options"] = host.with_last_patch(options, LastPatch(self, run, context, gains))
             elif gains.any():
-                context = self.mapped(context, gains, run)
+                given["context"] = self.mapped(context, gains, run)
         with around:
-            return executor(x, timesteps, context, y, control, options, *args, **kwargs)
+            return executor(*call.args, **call.kwargs)
 
     def _of_chunk(self, index: int, ident: Any, rows: Tensor, run: Any) -> Tensor:
         return repeated(self.gains(index, ident, rows, run), len(rows))
