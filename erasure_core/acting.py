@@ -21,7 +21,7 @@ class Action:
     ``maps`` act on the text by space, ``deltas`` and ``bottlenecks`` on layers by canonical name. ``full``: on the
     negative prompt's row the layers get the whole strength as soon as the gate is open at all. ``window``: the part of
     the sampling in which it acts, 0 = its start, 1 = its end. ``power`` is that of the gate's gain, and ``mixes`` the
-    published chain of SPM (see :class:`~erasure_core.layers.Mixed`).
+    published chain of SPM (see :class:`~erasure_core.layers.Mixed`). ``kind`` names the gate.
     """
 
     name: str
@@ -34,6 +34,7 @@ class Action:
     window: tuple[float, float] = (0.0, 1.0)
     power: int = 1
     mixes: bool = False
+    kind: str = "always"
 
     @property
     def on_layers(self) -> bool:

@@ -45,6 +45,12 @@ class Activation:
     mode: str
 
 
+def least_certain(modes: Iterable[str]) -> str:
+    """The mode that says most of what is not known: "approximate" before "exact" before "constant"."""
+    known = set(modes)
+    return next((mode for mode in ("approximate", "exact") if mode in known), "constant")
+
+
 class Gate(Protocol):
     """Gives a prompt its activation."""
 

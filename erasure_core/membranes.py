@@ -13,10 +13,11 @@ from .advice import warnings_of
 from .erasure import Erasure, cross_attention_names
 from .errors import BadInput, NothingMatched, WrongFamily
 from .formats.metadata import title
-from .gates import check_gate, make_gate
+from .gates import Activation, PromptRow, check_gate, make_gate, words_of
 from .join import erase_again, joined
 from .models import EditableModel, Patch
-from .plan import ACT_ON, CHAIN_MODES, Plan, planned
+from .options import read_options
+from .plan import ACT_ON, Chaining, Plan, planned
 from .probe import check_encoder
 
 
@@ -116,27 +117,20 @@ def apply(
     membranes: Membrane | Sequence[Membrane],
     act_on: str = "auto",
     rows: str = "cond",
-    *,
-    chain_mode: str = "sum",
-    gain_power: int = 1,
+    **chaining: Any,
 ) -> Applied:
     """Put membranes in front of ``model``; the changes of several are added up, in either form, and receipts say so.
 
     ``act_on``: "text" maps the text on its way into the denoiser and adds changes of weights to what the layers give,
     each row by its gain; "weights" bakes everything in, by the strength alone; "auto" is "text" wherever possible, but
     for whole differences of weights that act always. ``rows``: with "cond" maps leave the negative prompt alone, and
-    changes of weights have the positive prompt's gain on it, too; with "all" every row has its own. ``chain_mode``:
-    "official_compat" chains low-rank changes as the published SPM code does, cross terms included; ``gain_power``: 2
-    squares gates' gains, as that code does for a single file. A membrane whose file is missing is solved again from its
-    recipe. Raises WrongFamily, WrongBase or NothingMatched before anything changes.
+    changes of weights have the positive prompt's gain on it, too; with "all" every row has its own. ``chaining``: see
+    :class:`~erasure_core.plan.Chaining`. A membrane whose file is missing is solved again from its recipe. Raises
+    WrongFamily, WrongBase or NothingMatched before anything changes.
     """
-    for name, value, known in (
-        ("act_on", act_on, ACT_ON),
-        ("chain_mode", chain_mode, CHAIN_MODES),
-        ("gain_power", gain_power, (1, 2)),
-    ):
-        if value not in known:
-            raise BadInput(f"{name} is one of {', '.join(map(str, known))}, not {value!r}.")
+    if act_on not in ACT_ON:
+        raise BadInput(f"act_on is one of {', '.join(ACT_ON)}, not {act_on!r}.")
+    how_chained = read_options(Chaining, chaining, "apply")
     given = checked(membranes)
     ready = [solved(model, membrane) for membrane in given]
     together = _together(model, [erasure for erasure, _ in ready])
@@ -156,12 +150,29 @@ def apply(
                     plan.bottlenecks,
                     full=erasure.gate.get("rows") == "full",
                     window=(membrane.start, membrane.end),
-                    power=gain_power,
-                    mixes=chain_mode == "official_compat",
+                    power=how_chained.gain_power,
+                    mixes=how_chained.chain_mode == "official_compat",
+                    kind=membrane.gate,
                 )
             )
         receipts.append(_receipt(model, membrane, erasure, plan, again + how, doubts + warnings_of(erasure)))
     return Applied(model.patch(actions, [delta for delta in deltas if delta.scale != 0], rows), tuple(receipts))
+
+
+def would_activate(
+    model: EditableModel, membranes: Membrane | Sequence[Membrane], prompt: str
+) -> list[tuple[Membrane, Activation]]:
+    """How far each membrane would act on ``prompt`` as a positive one, without applying anything.
+
+    The activation's ``gain`` is the gate's answer, 0..1, before the strength.
+    """
+    encoded = model.encode([prompt])
+    row = PromptRow(encoded.hidden[0], words_of(encoded)[0])
+    found = []
+    for membrane in checked(membranes):
+        erasure, _ = solved(model, membrane)
+        found.append((membrane, make_gate(membrane.gate, _phrases(erasure), _neighbours(erasure), model)(row)))
+    return found
 
 
 def checked(membranes: Any) -> list[Membrane]:
@@ -250,7 +261,7 @@ def _receipt(
         act_on=plan.acts_on,
         strength=float(membrane.strength),
         gate=membrane.gate,
-        notes=notes + plan.notes,
+        notes=notes + plan.notes + (() if membrane.strength else ("off: its strength is 0",)),
         warnings=warnings,
         start=float(membrane.start),
         end=float(membrane.end),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from .bottleneck import Bottleneck
 from .erasure import EmbeddingMap, Erasure, WeightDelta
 from .errors import BadInput
 from .models import EditableModel
+from .options import choice, number, parse_options, read_options
 
 if TYPE_CHECKING:
     from .membranes import Membrane
@@ -17,6 +18,23 @@ if TYPE_CHECKING:
 ACT_ON = ("auto", "text", "weights")
 CHAIN_MODES = ("sum", "official_compat")
 _DENOISER = ("unet.", "transformer.")
+
+
+@dataclass(frozen=True)
+class Chaining:
+    """How several membranes of changed layers are chained."""
+
+    chain_mode: str = choice(
+        "sum", CHAIN_MODES, "sum = each acts by itself; official_compat = SPM's published code, cross terms included"
+    )
+    gain_power: int = number(
+        1, 1, 2, "power of the gates' gains: 2 = squared, as SPM's published code does", whole=True
+    )
+
+    @classmethod
+    def read(cls, options: str) -> dict[str, Any]:
+        """``"chain_mode=official_compat"`` as keywords of ``apply``; raises BadInput for anything else."""
+        return asdict(read_options(cls, parse_options(options), "Apply Membranes"))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..erasure_core.acting import Action, Stacks, on_negative, strongest
 from ..erasure_core.chain import Chain, Hooks
 from ..erasure_core.erasure import POOLED_SPACE
-from ..erasure_core.gates import Activation, PromptRow
+from ..erasure_core.gates import Activation, PromptRow, least_certain
 from . import host, stamp
 from .wrapper import NEGATIVE, TextWrapper, repeated
 
@@ -204,13 +204,9 @@ class Membranes(TextWrapper):
                     "text": text,
                     "negative": negative,
                     "membranes": [self.entries[i].action.name for i in mine],
+                    "gates": [self.entries[i].action.kind for i in mine],
                     "gains": gains[:, mine].tolist(),
-                    "mode": _mode([row[i].mode for row in found for i in mine]),
+                    "mode": least_certain([row[i].mode for row in found for i in mine]),
                     "panel": self.panels.get(node_id),  # a page that was reloaded has not seen it: the node is cached
                 },
             )
-
-
-def _mode(modes: Sequence[str]) -> str:
-    """The least certain one."""
-    return next((mode for mode in ("approximate", "exact") if mode in modes), "constant")

@@ -37,3 +37,8 @@ def strength_input() -> tuple[str, dict[str, Any]]:
             "below 0 draws the concept into other prompts.",
         },
     )
+
+
+def part_input(default: float, tip: str) -> tuple[str, dict[str, Any]]:
+    """A moment of the sampling."""
+    return ("FLOAT", {"default": default, "min": 0.0, "max": 1.0, "step": 0.01, "round": 0.001, "tooltip": tip})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .common import OUTPUTS, clip_input, model_input, strength_input
+from .common import OUTPUTS, clip_input, model_input, part_input, strength_input
 
 NONE = "(no file yet)"
 
@@ -50,6 +50,8 @@ class LoadMembrane:
                     "MEMBRANE",
                     {"tooltip": "Membranes to which this one is added. Not connected = the list starts here."},
                 ),
+                "start": part_input(0.0, "When in the sampling it begins to act: 0 = from the first step on."),
+                "end": part_input(1.0, "When in the sampling it stops acting: 1 = after the last step."),
             },
             "hidden": {"unique_id": "UNIQUE_ID", "extra_pnginfo": "EXTRA_PNGINFO"},
         }
@@ -73,6 +75,8 @@ class LoadMembrane:
         strength: float,
         gate: str,
         membranes: Any = None,
+        start: float = 0.0,
+        end: float = 1.0,
         unique_id: str | None = None,
         extra_pnginfo: Any = None,
     ) -> dict[str, Any]:
@@ -82,7 +86,7 @@ class LoadMembrane:
         from .show import loaded
 
         found = find(file, extra_pnginfo, unique_id)
-        membrane = Membrane(found.erasure, strength=strength, gate=gate, name=found.name)
+        membrane = Membrane(found.erasure, strength=strength, gate=gate, name=found.name, start=start, end=end)
         return loaded((*(membranes or ()), membrane), found)
 
 
@@ -185,38 +189,72 @@ class ApplyMembranes:
                     ["cond", "all"],
                     {
                         "default": "cond",
-                        "tooltip": "cond = the negative prompt stays as it is; all = it is changed, too, as a LoRA "
-                        "would. Changes of weights always act on both.",
+                        "tooltip": "cond = the negative prompt's text stays as it is, and changes of layers act on it "
+                        "as far as on the prompt; all = every text by its own gate.",
                     },
                 ),
                 "act_on": (
                     ["auto", "text", "weights"],
                     {
                         "default": "auto",
-                        "tooltip": "text = the prompt is changed on its way into the model; needs no weight, works on "
-                        "fp8 and GGUF. weights = baked in, so that save nodes write it. auto = text where possible.",
+                        "tooltip": "text = the prompt is changed on its way into the model, or what its layers give; "
+                        "touches no weight, works on fp8 and GGUF. weights = baked in, for save nodes; no gates. "
+                        "auto = text, but whole differences that act always are baked in.",
+                    },
+                ),
+            },
+            "optional": {
+                "options": (
+                    "STRING",
+                    {
+                        "default": "",
+                        "tooltip": "How trained membranes are chained: chain_mode=official_compat as SPM's scripts do, "
+                        "gain_power=2 squares the gates' gains. Empty = their plain sum.",
                     },
                 ),
             },
             "hidden": {"unique_id": "UNIQUE_ID"},
         }
 
+    @classmethod
+    def VALIDATE_INPUTS(cls, options: str | None = "") -> bool | str:
+        """A message if the options cannot be read."""
+        from ..erasure_core.errors import MembraneError
+        from ..erasure_core.plan import Chaining
+
+        try:
+            Chaining.read(options or "")
+        except MembraneError as error:
+            return str(error)
+        return True
+
     def run(
-        self, model: Any, clip: Any, membranes: Any, rows: str, act_on: str, unique_id: str | None = None
+        self,
+        model: Any,
+        clip: Any,
+        membranes: Any,
+        rows: str,
+        act_on: str,
+        options: str = "",
+        unique_id: str | None = None,
     ) -> dict[str, Any]:
         """Apply all of them at once."""
         from ..erasure_core import apply
+        from ..erasure_core.plan import Chaining
         from .model import HostModel
         from .show import applied
 
-        return applied(apply(HostModel(model, clip, unique_id), membranes, act_on, rows))
+        return applied(apply(HostModel(model, clip, unique_id), membranes, act_on, rows, **Chaining.read(options)))
 
 
 class Inspect:
-    """A list -> what is in it."""
+    """A list -> what is in it, and what a prompt would open."""
 
     CATEGORY = "Membrane"
-    DESCRIPTION = "Says what membranes are: concepts, method, settings, layers, ranks, and what was measured."
+    DESCRIPTION = (
+        "Says what membranes are: concepts, method, settings, layers, ranks, and what was measured. With a prompt, "
+        "MODEL and CLIP it also says how far each of them would act on that prompt, without drawing a picture."
+    )
     RETURN_TYPES = ("STRING",)
     RETURN_NAMES = ("text",)
     OUTPUT_TOOLTIPS = ("Everything that is known, as text.",)
@@ -225,11 +263,36 @@ class Inspect:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        """The list."""
-        return {"required": {"membranes": ("MEMBRANE", {"tooltip": "From Erase or Load Membrane."})}}
+        """The list, and a prompt with what encodes it."""
+        return {
+            "required": {"membranes": ("MEMBRANE", {"tooltip": "From Erase or Load Membrane."})},
+            "optional": {
+                "model": ("MODEL", {"tooltip": "Only for the question about a prompt: the model it is for."}),
+                "clip": ("CLIP", {"tooltip": "Only for the question about a prompt: what encodes it."}),
+                "prompt": (
+                    "STRING",
+                    {
+                        "default": "",
+                        "multiline": True,
+                        "tooltip": "What would this prompt activate? The answer are bars and numbers, one for each "
+                        "membrane. Empty = only say what the membranes are.",
+                    },
+                ),
+            },
+            "hidden": {"unique_id": "UNIQUE_ID"},
+        }
 
-    def run(self, membranes: Any) -> dict[str, Any]:
-        """Describe each membrane."""
+    def run(
+        self, membranes: Any, model: Any = None, clip: Any = None, prompt: str = "", unique_id: str | None = None
+    ) -> dict[str, Any]:
+        """Describe each membrane and, if asked, judge the prompt."""
+        from ..erasure_core.errors import BadInput
+        from ..erasure_core.membranes import would_activate
+        from .model import HostModel
         from .show import inspected
 
-        return inspected(membranes)
+        if not prompt.strip():
+            return inspected(membranes)
+        if model is None or clip is None:
+            raise BadInput("To say what the prompt would activate, connect MODEL and CLIP of the checkpoint it is for.")
+        return inspected(membranes, prompt, would_activate(HostModel(model, clip, unique_id), membranes, prompt))

@@ -9,9 +9,12 @@ from typing import Any
 
 from ..erasure_core.erasure import Erasure
 from ..erasure_core.formats import erasure_report
+from ..erasure_core.gates import Activation, least_certain
 from ..erasure_core.membranes import Applied
 from .files import Found
 from .guarding import Guarded
+
+_BAR = 20  # characters of a bar at gain 1
 
 
 def applied(done: Applied, membranes: tuple[Any, ...] | None = None) -> dict[str, Any]:
@@ -69,14 +72,38 @@ def saved(written: tuple[str, Path, Erasure]) -> dict[str, Any]:
     return {"ui": {"membrane": [panel]}, "result": (name,)}
 
 
-def inspected(membranes: Sequence[Any]) -> dict[str, Any]:
-    """One block of text for each membrane."""
+def inspected(
+    membranes: Sequence[Any], prompt: str = "", found: Sequence[tuple[Any, Activation]] = ()
+) -> dict[str, Any]:
+    """One block of text for each membrane; before them, how far each would act on ``prompt``, if one was judged."""
     blocks = [
         f"{membrane.label}  (strength {membrane.strength:g}, gate {membrane.gate})\n{erasure_report(membrane.erasure)}"
         for membrane in membranes
     ]
+    panel: dict[str, Any] = {"kind": "text", "entries": []}
+    if found:
+        blocks.insert(0, _answer(prompt, found))
+        panel["gains"] = {
+            "text": prompt,
+            "membranes": [membrane.label for membrane, _ in found],
+            "gates": [membrane.gate for membrane, _ in found],
+            "gains": [[activation.gain * membrane.strength for membrane, activation in found]],
+            "mode": least_certain([activation.mode for _, activation in found]),
+        }
     text = "\n\n".join(blocks) or "no membrane"
-    return {"ui": {"membrane": [{"kind": "text", "text": text, "entries": []}]}, "result": (text,)}
+    return {"ui": {"membrane": [{**panel, "text": text}]}, "result": (text,)}
+
+
+def _answer(prompt: str, found: Sequence[tuple[Any, Activation]]) -> str:
+    """Gains as numbers and bars, the strongest first."""
+    ordered = sorted(found, key=lambda pair: -abs(pair[1].gain * pair[0].strength))
+    width = max(len(membrane.label) for membrane, _ in ordered)
+    lines = []
+    for membrane, activation in ordered:
+        gain = activation.gain * membrane.strength
+        bar = "█" * round(_BAR * min(1.0, abs(gain)))
+        lines.append(f"{membrane.label:<{width}}  {gain:6.3f}  {bar:<{_BAR}}  gate {membrane.gate}, {activation.mode}")
+    return "\n".join([f"what would be activated by: {prompt.strip()}", *lines])
 
 
 def _facts(erasure: Erasure) -> list[list[str]]:

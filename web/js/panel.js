@@ -25,9 +25,9 @@ export function hasPanel(comfyClass) {
   return comfyClass in HINTS;
 }
 
-/** Whether events will follow: changes of weights, and membranes that are off, send none. */
+/** Whether events will follow: what is baked into weights, and membranes that are off, send none. */
 function reportsGains(report) {
-  return list(report.entries).some((entry) => entry?.act_on === "text" && entry.strength !== 0);
+  return list(report.entries).some((entry) => /text|layers/.test(entry?.act_on) && entry.strength !== 0);
 }
 
 export class Panel {

@@ -1,6 +1,7 @@
 // What a node did, as it reports after it ran: receipts of applied membranes, contents of a file, or plain text.
 
 import { element, list, record } from "./dom.js";
+import { prompt, readEvent } from "./gains.js";
 import { say } from "./words.js";
 
 const MANY = 3; // more entries than this are folded, so that a long list stays a list
@@ -18,7 +19,10 @@ export function warnings(report) {
 
 /** The body of a report; its kind is "receipt", "file" or "text". */
 export function body(report) {
-  if (report.kind === "text") return [element("div", "membrane-text", report.text ?? "")];
+  if (report.kind === "text") {
+    const answer = report.gains ? [prompt(readEvent(report.gains))] : [];
+    return [...answer, element("div", "membrane-text", report.text ?? "")];
+  }
   const entries = list(report.entries).map(record);
   if (!entries.length) return [element("div", "membrane-hint", say("empty"))];
   return entries.map((entry) => block(entry, report.kind === "file" ? lines(entry) : facts(entry), entries));
@@ -43,7 +47,8 @@ function fact([label, value, tooltip]) {
 
 /** Short values of a receipt, two to a line. */
 function facts(entry) {
-  const { matched, total, rank, norm, drift, act_on, strength, gate, family } = entry;
+  const { matched, total, rank, norm, drift, act_on, strength, gate, family, start, end } = entry;
+  const whole = !known(start) || !known(end) || (start === 0 && end === 1);
   const values = {
     layers: known(matched) ? say("layers.of", matched, total ?? "?") : null,
     rank: known(rank) ? rank : null,
@@ -52,6 +57,7 @@ function facts(entry) {
     act_on,
     strength: known(strength) ? short(strength) : null,
     gate,
+    part: whole ? null : `${short(start)}–${short(end)}`,
     family,
   };
   const shown = Object.entries(values).filter(([, value]) => value != null && value !== "");
