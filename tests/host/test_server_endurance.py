@@ -22,6 +22,7 @@ TEXTS = ("a red circle", "a blue star on a gray background", "a striped heart", 
 
 @pytest.fixture(scope="module")
 def client(comfy_server):
+    (comfy_server.base / "models" / "membranes").mkdir(parents=True, exist_ok=True)
     shapes = models.load_demo().weights().shapes()
     for number, phrase in enumerate(ERASERS):
         save(trained(phrase, shapes, number), comfy_server.base / "models" / "membranes" / f"no-{phrase}.safetensors")
