@@ -205,7 +205,7 @@ def hollow(path, shapes, metadata=None, dtype="F32"):
         begin, end = end, end + math.prod(shape) * size
         header[key] = {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
     text = json.dumps(header).encode()
-    with open(path, "wb") as stream:
+    with path.open("wb") as stream:
         stream.write(len(text).to_bytes(8, "little") + text)
         stream.truncate(8 + len(text) + end)
     return path

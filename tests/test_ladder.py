@@ -122,7 +122,7 @@ def test_a_membrane_of_sd1_on_sdxl_names_the_key_and_the_widths(tmp_path):
 
 @pytest.mark.parametrize("row", [row for row in ROWS if row[0] in "1235789" and row[1] == " "])
 def test_one_screen_says_what_it_is(tmp_path, row):
-    shapes, metadata, kind = ROWS[row]
+    shapes, metadata, _ = ROWS[row]
     path = f.hollow(tmp_path / "x.safetensors", shapes, metadata)
     lines = describe(path).splitlines()
     assert len(lines) <= 25

@@ -97,8 +97,8 @@ def check_base(source: Source, force: bool) -> str:
     distance = float((new - old).norm() / old.norm().clamp_min(1e-30))
     return _doubt(
         source.header,
-        f"{wrong[0].removeprefix('unet.')} and {len(wrong) - 1} more tensors that hardly any erasure changes differ from "
-        f"this base by {distance:.2%}, and none of its tensors is the same",
+        f"{wrong[0].removeprefix('unet.')} and {len(wrong) - 1} more tensors that hardly any erasure changes differ "
+        f"from this base by {distance:.2%}, and none of its tensors is the same",
         force,
     )
 

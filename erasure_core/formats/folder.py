@@ -30,8 +30,8 @@ def open_header(path: str | os.PathLike[str]) -> Header:
     headers = [(root, read_header(file)) for root, files in parts.items() for file in files]
     if not headers:
         raise UnknownFormat(
-            f"{place.name} is the folder of a whole pipeline, but there are no weights in its folder unet that Membrane "
-            "reads. Get the folder again, with its .safetensors files."
+            f"{place.name} is the folder of a whole pipeline, but there are no weights in its folder unet that "
+            "Membrane reads. Get the folder again, with its .safetensors files."
             if whole
             else f"{place.name} is a folder. Choose the .safetensors file inside it."
         )

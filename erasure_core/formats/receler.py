@@ -38,8 +38,8 @@ def read_receler(header: Header, tensors: Mapping[str, Tensor], families: Sequen
     wrong = next((e for e in erasers if own[e.name] not in (None, e.width)), None)
     if len(lost) == len(erasers):
         raise NothingMatched(
-            f"None of the {len(erasers)} erasers of {header.name} has a place in {' or '.join(f.name for f in families)} "
-            f"(first: {lost[0]}). It was made for another kind of model."
+            f"None of the {len(erasers)} erasers of {header.name} has a place in "
+            f"{' or '.join(f.name for f in families)} (first: {lost[0]}). It was made for another kind of model."
         )
     if wrong is not None:
         raise WrongFamily(

@@ -1,8 +1,8 @@
 """Reader of ESD's wrapper files: trained layers beside the original ones, numbered and without names.
 
-``ft_modules_list.N.weight`` is layer N after training, ``orig_modules_list.N.weight`` before it. Which layer that is the
-file does not say, but its original weights do: they are looked up by content, in the copy of the whole model that such
-files often hold as ``model.…``, else in the base.
+``ft_modules_list.N.weight`` is layer N after training, ``orig_modules_list.N.weight`` before it. Which layer that is
+the file does not say, but its original weights do: they are looked up by content, in the copy of the whole model that
+such files often hold as ``model.…``, else in the base.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ def read_wrapper(header: Header, base: Any, families: Sequence[Family], reading:
             layers.setdefault(match.group(2), {})[f"{match.group(1)}.{match.group(3)}"] = key
     if not any({"ft.weight", "orig.weight"} <= parts.keys() for parts in layers.values()):
         raise UnknownFormat(
-            f"{header.name} is {WRAPPER.title}, but the original layers are not in it, so nothing says which layer each "
-            "tensor belongs to. Export it again as an ordinary U-Net or LoRA with the program that made it."
+            f"{header.name} is {WRAPPER.title}, but the original layers are not in it, so nothing says which layer "
+            "each tensor belongs to. Export it again as an ordinary U-Net or LoRA with the program that made it."
         )
     inner = {_INNER.sub("", plain_key(key)): key for key in header.shapes if _INNER.match(plain_key(key))}
     if inner:
