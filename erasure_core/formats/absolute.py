@@ -20,10 +20,10 @@ from ..probe import probe
 from ..shared_map import Fit, SharedMap
 from .base_rule import Likeness, check_base, check_bulk, differs, equal_numbers, grain, median
 from .compact import compact, rank_for
-from .detect import FULL_ROWS
+from .detect import FULL_ROWS, TEXT_ENCODER, kind_of
 from .files import Header
 from .kohya import base_of
-from .sources import FileSource, Source
+from .sources import FileSource, Source, without_text
 from .whole import names_of
 
 Progress = Callable[[int, int], None]
@@ -76,6 +76,8 @@ def read_absolute(header: Header, base: Any, reading: Reading) -> Erasure:
     Raises WrongBase, WrongFamily, NothingMatched, and BadInput if nothing is changed or the base lacks what is.
     """
     weights = base if isinstance(base, Mapping) else base.weights()
+    if kind_of(header) is TEXT_ENCODER and not any("text_model." in name for name in weights):
+        raise without_text(header)  # before the names: the family's usual widths would be compared
     whole = names_of(header, (family_of(weights),))
     source = FileSource(header, whole, weights)
     erasure = erasure_of(source, base, reading)

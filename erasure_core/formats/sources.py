@@ -44,6 +44,14 @@ class Source(Protocol):
         """All keys and/or values of the cross-attention that the model has."""
 
 
+def without_text(header: Header) -> BadInput:
+    """The error for a file that changes nothing but a text encoder, where the base has none."""
+    return BadInput(
+        f"{header.name} holds a text encoder, and the base was given without one. Connect the CLIP of the checkpoint to "
+        "'base_clip' as well, or give the whole model."
+    )
+
+
 class FileSource:
     """The weights of a file beside those of a base."""
 
@@ -56,10 +64,7 @@ class FileSource:
         self.names = [name for name in whole.keys if name.startswith("unet.") or name in self._places]
         self.missing = len(whole.keys) - len(self.names)
         if not self.names:
-            raise BadInput(
-                f"{header.name} holds a text encoder, and the base was given without one. Connect the CLIP of the "
-                "checkpoint to 'base_clip' as well, or give the whole model."
-            )
+            raise without_text(header)
 
     @property
     def width(self) -> int:

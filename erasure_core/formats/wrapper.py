@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..erasure import Erasure, cross_attention_names
-from ..errors import BadInput, NothingMatched, UnknownFormat
+from ..errors import BadInput, UnknownFormat, WrongFamily
 from ..keys import Family, family_of
 from .absolute import Reading, erasure_of
 from .base_rule import differs
@@ -77,7 +77,7 @@ def read_wrapper(header: Header, base: Any, families: Sequence[Family], reading:
     if inner:
         family = _family({name: header.shapes[key] for name, key in inner.items()}, families)
         names = by_name(inner, family)
-        known = ((name, read_tensors(header, [key])[key]) for name, key in names.items())
+        known = ((name, read_tensors(header, [inner[key]])[inner[key]]) for name, key in names.items())
     elif base is not None:
         weights = base if isinstance(base, Mapping) else base.weights()
         family = family_of(weights)
@@ -94,12 +94,13 @@ def read_wrapper(header: Header, base: Any, families: Sequence[Family], reading:
 
 def _family(shapes: Mapping[str, tuple[int, ...]], families: Sequence[Family]) -> Family:
     own = family_of(shapes)
-    if own not in families:
-        raise NothingMatched(
-            f"The file was made for {own.name}, which fits none of: {', '.join(f.name for f in families)}. "
+    fitting = next((family for family in families if family.unet == own.unet), None)
+    if fitting is None:
+        raise WrongFamily(
+            f"The file was made for a {own.name} of other layers than {' or '.join(f.name for f in families)}. "
             "Use it with the model it was made for."
         )
-    return own
+    return fitting
 
 
 def _named(
