@@ -138,7 +138,7 @@ def erasure_of(source: Source, base: Any, reading: Reading) -> Erasure:
         weight_deltas=deltas,
         applies=applies if fit else "kv",
         recipe={"method": "imported", "concepts": [], "options": {}},
-        base={**base_of(source.family), **_encoder(base, space)},
+        base={**base_of(source.family), **(_encoder(base, space) if fit else {})},
         gate=dict(FULL_ROWS),
         diagnostics=diagnostics,
     )

@@ -10,11 +10,12 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from ..compression import ENERGY_ERROR, low_rank
+from ..compression import low_rank
 from ..erasure import WeightDelta
 
 RANK, MAX_RANK = 64, 256  # terms of one matrix at most: of a large file, and of a small one
 BUDGET = 64_000_000  # numbers in all factors together, 128 MB in float16; RANK terms are kept whatever they cost
+ENERGY_ERROR = 1e-3  # share of a change's energy that may be left out: 3 % of its length
 _OVERSAMPLED, _ROUNDS = 16, 2
 _EXACT_BELOW = 4  # sketches pay off where the shorter side is longer than this times their width
 

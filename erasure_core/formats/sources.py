@@ -47,8 +47,8 @@ class Source(Protocol):
 def without_text(header: Header) -> BadInput:
     """The error for a file that changes nothing but a text encoder, where the base has none."""
     return BadInput(
-        f"{header.name} holds a text encoder, and the base was given without one. Connect the CLIP of the checkpoint to "
-        "'base_clip' as well, or give the whole model."
+        f"{header.name} holds a text encoder, and the base was given without one. Connect the CLIP of the checkpoint "
+        "to 'base_clip' as well, or give the whole model."
     )
 
 
