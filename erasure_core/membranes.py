@@ -17,7 +17,7 @@ from .gates import Activation, PromptRow, check_gate, make_gate, words_of
 from .join import erase_again, joined
 from .models import EditableModel, Patch
 from .options import read_options
-from .plan import ACT_ON, Chaining, Plan, planned
+from .plan import ACT_ON, Chaining, Plan, part_of, planned
 from .probe import check_encoder
 
 
@@ -149,7 +149,7 @@ def apply(
                     plan.deltas,
                     plan.bottlenecks,
                     full=erasure.gate.get("rows") == "full",
-                    window=(membrane.start, membrane.end),
+                    window=part_of(membrane),
                     power=how_chained.gain_power,
                     mixes=how_chained.chain_mode == "official_compat",
                     kind=membrane.gate,
@@ -263,6 +263,6 @@ def _receipt(
         gate=membrane.gate,
         notes=notes + plan.notes + (() if membrane.strength else ("off: its strength is 0",)),
         warnings=warnings,
-        start=float(membrane.start),
-        end=float(membrane.end),
+        start=part_of(membrane)[0],
+        end=part_of(membrane)[1],
     )

@@ -54,6 +54,11 @@ class Plan:
         return " and ".join(name for name, part in parts.items() if part) or "nothing"
 
 
+def part_of(membrane: Membrane) -> tuple[float, float]:
+    """The part of the sampling in which it acts; membranes of an earlier version always do."""
+    return float(getattr(membrane, "start", 0.0)), float(getattr(membrane, "end", 1.0))
+
+
 def planned(model: EditableModel, membrane: Membrane, erasure: Erasure, act_on: str) -> Plan:
     """The parts of ``erasure``, the solved one of ``membrane``.
 
@@ -61,7 +66,7 @@ def planned(model: EditableModel, membrane: Membrane, erasure: Erasure, act_on: 
     differences of weights that act always, since adding them at run time would double the work of their layers.
     Raises BadInput if what cannot be baked in is asked to be.
     """
-    constant = membrane.gate == "always" and (membrane.start, membrane.end) == (0, 1)
+    constant = membrane.gate == "always" and part_of(membrane) == (0.0, 1.0)
     if act_on == "weights":
         if erasure.bottlenecks:
             raise BadInput(

@@ -80,7 +80,7 @@ def inspected(
         f"{membrane.label}  (strength {membrane.strength:g}, gate {membrane.gate})\n{erasure_report(membrane.erasure)}"
         for membrane in membranes
     ]
-    panel: dict[str, Any] = {"kind": "text", "entries": []}
+    panel: dict[str, Any] = {"kind": "text", "entries": [], "text": "\n\n".join(blocks) or "no membrane"}
     if found:
         blocks.insert(0, _answer(prompt, found))
         panel["gains"] = {
@@ -91,7 +91,7 @@ def inspected(
             "mode": least_certain([activation.mode for _, activation in found]),
         }
     text = "\n\n".join(blocks) or "no membrane"
-    return {"ui": {"membrane": [{**panel, "text": text}]}, "result": (text,)}
+    return {"ui": {"membrane": [panel]}, "result": (text,)}
 
 
 def _answer(prompt: str, found: Sequence[tuple[Any, Activation]]) -> str:

@@ -13,7 +13,7 @@ import { fileURLToPath } from "node:url";
 import { open, openWorkflow, run } from "../tests/host/browser.mjs";
 
 const ROOT = dirname(dirname(fileURLToPath(import.meta.url)));
-const ALL = ["erase_a_shape", "load_chain_and_save", "concept_firewall"];
+const ALL = ["erase_a_shape", "load_chain_and_save", "concept_firewall", "chain_of_membranes"];
 const WORKFLOWS = process.argv.length > 2 ? process.argv.slice(2) : ALL;
 const QUIET = { "Comfy.Minimap.Visible": false, "Comfy.Graph.CanvasInfo": false, "Comfy.Graph.CanvasMenu": false };
 const JSON_BODY = { "content-type": "application/json" };
