@@ -162,9 +162,10 @@ def with_ending(path: str | os.PathLike[str]) -> Path:
 def describe(path: str | os.PathLike[str], base: Any = None, force: bool = False, *, concept: str | None = None) -> str:
     """One screen of text about a file; raises what :func:`load` raises.
 
-    Of whole weights without a ``base``: what they are, and what is needed to read them.
+    Of whole weights without a ``base``: what they are, and what is needed to read them. With one, deltas are looked at
+    in low-rank form, and it says how much that leaves out.
     """
     header = open_header(path)
     if base is None and kind_of(header).reader == "weights":
         return whole_report(header)
-    return file_report(header, load_as(header, base, concept, Reading(force=force)))
+    return file_report(header, load_as(header, base, concept, Reading(small=True, force=force)))

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..erasure import Erasure
+from ..errors import WrongFamily
 from .absolute import names_of
 from .base_rule import named_base
 from .detect import NATIVE, kind_of
@@ -30,14 +31,23 @@ def file_report(header: Header, erasure: Erasure) -> str:
 
 def whole_report(header: Header) -> str:
     """What can be said of whole weights without the model they were made from."""
-    whole = names_of(header)
     named = named_base(header)
+    try:
+        whole = names_of(header)
+        known = [
+            ("family", whole.family.name),
+            ("holds", whole.contents),
+            *_facts("note", whole.found.notes(whole.modules)),
+        ]
+    except WrongFamily:
+        known = [
+            ("family", "none of the usual ones: only the base can tell"),
+            ("holds", f"{len(header.shapes)} tensors"),
+        ]
     lines = [
         ("file", f"{header.name}, {_size(header.size)}"),
-        ("format", whole.kind.title),
-        ("family", whole.family.name),
-        ("holds", whole.contents),
-        *_facts("note", whole.found.notes(whole.modules)),
+        ("format", kind_of(header).title),
+        *known,
         *([("made from", named)] if named else []),
         ("needs", "the model it was made from as the base: only the difference of the two says what is erased"),
         *_foreign(header),

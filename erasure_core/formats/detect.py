@@ -67,7 +67,7 @@ class _Facts:
 
     @cached_property
     def kohya(self) -> bool:
-        return self.adapter and self.any(r"^(?:lora_(?:unet|te[12]?)|lycoris)_")
+        return self.adapter and self.any(r"^(?:lora_(?:unet|transformer|te[123]?)|lycoris)_")
 
     @cached_property
     def trio(self) -> bool:
@@ -164,6 +164,9 @@ _REFUSED: Sequence[tuple[Callable[[_Facts], bool], str]] = (
 )
 
 
+_FLUX = r"(?:^|\.)(?:double_blocks|single_blocks|transformer_blocks|single_transformer_blocks)\.\d+\..*weight$"
+
+
 def kind_of(header: Header) -> Kind:
     """The kind of a file.
 
@@ -178,6 +181,11 @@ def kind_of(header: Header) -> Kind:
         if test(facts):
             return kind
     refuse_other_networks(header.shapes)
+    if facts.any(_FLUX):
+        raise UnknownFormat(
+            f"{header.name} is whole weights of a Flux model and no changes of them. Load it as the model itself, or "
+            "subtract the base model to get a LoRA (hosts call this 'extract LoRA')."
+        )
     first = next(iter(header.shapes), None)
     raise UnknownFormat(
         f"{header.name} holds {len(header.shapes)} tensors that Membrane does not know"

@@ -11,13 +11,19 @@ from torch import Tensor
 from ..erasure import Erasure
 from ..errors import NothingMatched
 from ..keys import Family
-from .detect import ACE, FULL_ROWS, SLIDER, SPM, SPM_STRIPPED, TRIO, Kind
+from .detect import ACE, FLUX_SLIDER, FULL_ROWS, SLIDER, SPM, SPM_STRIPPED, TRIO, Kind
 from .files import Header
 from .matching import match
 from .parts import gather
 
-_METHODS = {SPM.name: "spm", SPM_STRIPPED.name: "spm", ACE.name: "ace", SLIDER.name: "slider"}
-_UNCONDITIONAL = (ACE, SLIDER)  # trained to act without a prompt, too
+_METHODS = {
+    SPM.name: "spm",
+    SPM_STRIPPED.name: "spm",
+    ACE.name: "ace",
+    SLIDER.name: "slider",
+    FLUX_SLIDER.name: "slider",
+}
+_UNCONDITIONAL = (ACE, SLIDER, FLUX_SLIDER)  # trained to act without a prompt, too
 
 
 def read_kohya(header: Header, tensors: Mapping[str, Tensor], families: Sequence[Family], kind: Kind) -> Erasure:

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..erasure import Erasure
 from ..errors import NothingMatched
 from ..keys import Family
-from .detect import Kind
+from .detect import ERASE_ANYTHING, Kind
 from .files import Header
 from .kohya import base_of, without_adapters_of_images
 from .matching import match
@@ -41,7 +41,12 @@ def read_peft(header: Header, tensors: Mapping[str, Tensor], families: Sequence[
         notes["ignored"] = f"{len(strange) + dropped} tensors that belong to no LoRA entry"
     return Erasure(
         weight_deltas=found.deltas,
-        recipe={"method": "lora", "format": kind.name, "concepts": [], "options": {}},
+        recipe={
+            "method": "eraseanything" if kind is ERASE_ANYTHING else "lora",
+            "format": kind.name,
+            "concepts": [],
+            "options": {},
+        },
         base=base_of(found.family),
         diagnostics=notes,
     )
