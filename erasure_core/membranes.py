@@ -13,7 +13,7 @@ from .advice import warnings_of
 from .erasure import Erasure, cross_attention_names
 from .errors import BadInput, NothingMatched, WrongFamily
 from .formats.metadata import title
-from .gates import check_gate, make_gate
+from .gates import check_gate, choose_gate, make_gate
 from .join import erase_again, joined
 from .models import EditableModel, Patch
 from .probe import check_encoder
@@ -25,15 +25,16 @@ ACT_ON = ("auto", "text", "weights")
 class Membrane:
     """An erasure, how strongly it acts, and for which prompts.
 
-    ``strength``: 0 is off to the last bit, 1 as solved, more exaggerates, below 0 inverts. ``gate``: "always", or
-    "words" for prompts that name the concept. ``name``: for lists; by default what is erased.
+    ``strength``: 0 is off to the last bit, 1 as solved, more exaggerates, below 0 inverts. ``gate``: one of
+    :data:`.gates.GATES`; "auto" is "calibrated" (prompts that name or describe the concept) where the erasure says what
+    it erases and can be gated, else "always". ``name``: for lists; by default what is erased.
     """
 
     schema: ClassVar[str] = "membrane/1"
 
     erasure: Erasure
     strength: float = field(default=1.0, kw_only=True)
-    gate: str = field(default="always", kw_only=True)
+    gate: str = field(default="auto", kw_only=True)
     name: str = field(default="", kw_only=True)
 
     def __post_init__(self) -> None:
@@ -125,12 +126,15 @@ def apply(
         form = "weights" if act_on == "weights" or erasure.applies != "kv" else "text"
         changed = erasure.deltas(model.weights()) if form == "weights" else erasure.weight_deltas
         deltas += [delta.scaled(strength) for delta in changed.values()]
-        if changed and membrane.gate != "always":
-            notes += (f"changes of weights act on every prompt: the gate '{membrane.gate}' is not used for them",)
-        if form == "text" and erasure.maps and strength != 0:
-            gate = make_gate(membrane.gate, _phrases(erasure), _neighbours(erasure), model)
-            actions.append(Action(membrane.label, erasure.maps, strength, gate))
-        receipts.append(_receipt(model, membrane, erasure, form, notes, doubts + warnings_of(erasure)))
+        mapped = form == "text" and bool(erasure.maps)
+        gate, why = choose_gate(membrane.gate, erasure.gate, mapped, model)
+        notes += (why,) if why else ()
+        if changed and gate != "always":
+            notes += (f"changes of weights act on every prompt: the gate '{gate}' is not used for them",)
+        if mapped and strength != 0:
+            made = make_gate(gate, _phrases(erasure), _neighbours(erasure), model, erasure.gate)
+            actions.append(Action(membrane.label, erasure.maps, strength, made))
+        receipts.append(_receipt(model, membrane, erasure, form, gate, notes, doubts + warnings_of(erasure)))
     return Applied(model.patch(actions, [delta for delta in deltas if delta.scale != 0], rows), tuple(receipts))
 
 
@@ -202,6 +206,7 @@ def _receipt(
     membrane: Membrane,
     erasure: Erasure,
     form: str,
+    gate: str,
     notes: tuple[str, ...],
     warnings: tuple[str, ...],
 ) -> Receipt:
@@ -219,7 +224,7 @@ def _receipt(
         drift=max((float(n["drift"]) for n in numbers if "drift" in n), default=None),
         act_on=form if erasure.maps else "weights",
         strength=float(membrane.strength),
-        gate=membrane.gate,
+        gate=gate,
         notes=notes,
         warnings=warnings,
     )

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..erasure_core.acting import Action, Stacks
 from ..erasure_core.erasure import POOLED_SPACE
-from ..erasure_core.gates import Activation, PromptRow
+from ..erasure_core.reading import Activation, PromptRow
 from . import host, stamp
 from .wrapper import NEGATIVE, TextWrapper
 

@@ -119,7 +119,7 @@ def test_only_both_paths_together_close_the_distance_of_a_pair(sdxl, both, act_o
     parts = {"both": both}
     parts |= {space: replace(both, maps={space: both.maps[space]}) for space in both.maps}
     for name, erasure in parts.items():
-        with apply(sdxl, Membrane(erasure), act_on, rows="all"):
+        with apply(sdxl, Membrane(erasure, gate="always"), act_on, rows="all"):
             distance[name] = (output(sdxl, "circle") - goal).norm().item()
     assert distance["none"] > 0.05 * goal.norm().item()
     assert distance["sdxl_lg"] > 0.2 * distance["none"]
@@ -132,16 +132,16 @@ def test_the_method_itself_brings_a_pair_nearer_by_both_paths_than_by_one(sdxl, 
     distance = {}
     for name in ("sdxl_lg", "sdxl_pooled", "both"):
         part = erasure if name == "both" else replace(erasure, maps={name: erasure.maps[name]})
-        with apply(sdxl, Membrane(part), rows="all"):
+        with apply(sdxl, Membrane(part, gate="always"), rows="all"):
             distance[name] = (output(sdxl, "circle") - goal).norm().item()
     assert distance["both"] < min(distance["sdxl_lg"], distance["sdxl_pooled"])
     assert max(distance.values()) < (output(sdxl, "circle") - goal).norm().item()
 
 
 def test_weight_deltas_do_what_the_maps_do(sdxl, erasure):
-    with apply(sdxl, Membrane(erasure), "text", rows="all"):
+    with apply(sdxl, Membrane(erasure, gate="always"), "text", rows="all"):
         mapped = output(sdxl, "a circle")
-    with apply(sdxl, Membrane(erasure), "weights"):
+    with apply(sdxl, Membrane(erasure, gate="always"), "weights"):
         baked = output(sdxl, "a circle")
     plain = output(sdxl, "a circle")
     assert (mapped - baked).norm() / mapped.norm() < 1e-5
@@ -182,7 +182,7 @@ def test_sampling_maps_both_paths_of_the_prompt_only(sdxl, both):
     goal = sdxl.encode(["square"])
     expected = sdxl.sample(goal, negative, seed=2, steps=3)
     plain = sdxl.sample(prompt, negative, seed=2, steps=3)
-    with apply(sdxl, Membrane(both)):
+    with apply(sdxl, Membrane(both, gate="always")):
         found = sdxl.sample(prompt, negative, seed=2, steps=3)
     assert (found - expected).norm() < 0.05 * (plain - expected).norm()
     assert torch.equal(sdxl.sample(prompt, negative, seed=2, steps=3), plain)
@@ -193,9 +193,9 @@ def test_another_familys_erasure_is_refused(sdxl, demo, both):
     with pytest.raises(
         WrongFamily, match=r"clip_l of width 64; this sdxl model has sdxl_lg \(160\), sdxl_pooled \(40\)"
     ):
-        apply(sdxl, Membrane(erase(demo, "circle -> square")))
+        apply(sdxl, Membrane(erase(demo, "circle -> square"), gate="always"))
     with pytest.raises(WrongFamily, match="this sd1 model has"):
-        apply(demo, Membrane(both))
+        apply(demo, Membrane(both, gate="always"))
 
 
 def test_sd2_encodes_with_padding_zero_and_its_own_last_layer(sd2):
@@ -213,7 +213,7 @@ def test_sd2_erases(sd2, act_on):
     erasure = erase(sd2, "circle -> square", generation="2023", expand_prompts=False, lamb=1e-6, protect=0.0)
     goal = output(sd2, "square")
     before = (output(sd2, "circle") - goal).norm()
-    with apply(sd2, Membrane(erasure), act_on, rows="all"):
+    with apply(sd2, Membrane(erasure, gate="always"), act_on, rows="all"):
         after = (output(sd2, "circle") - goal).norm()
     assert before > 0.01 * goal.norm()
     assert after < 0.1 * before

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..acting import Action, Stacks
 from ..erasure import POOLED_SPACE, WeightDelta, check_deltas
 from ..errors import BadInput
-from ..gates import PromptRow
+from ..reading import PromptRow
 from .weights import PipelineWeights
 
 
@@ -33,9 +33,10 @@ class PipelinePatch:
 
 @dataclass
 class _Run:
-    """One sampling: token ids of every row of the denoiser's batch, which rows are the negative, and their gains."""
+    """One sampling: ids and ends of text of every row of the denoiser's batch, how many are negative, their gains."""
 
     ids: Sequence[tuple[int, ...]]
+    ends: Sequence[tuple[int, ...]]
     negative: int
     gains: Tensor | None = None
 
@@ -71,9 +72,11 @@ class Patching:
         self._refresh({delta.name for delta in patch.deltas})
 
     @contextmanager
-    def sampling(self, ids: Sequence[tuple[int, ...]], negative: int) -> Iterator[None]:
-        """While the sampler runs: token ids of each row of the denoiser's batch, the negative's coming first."""
-        self._run = _Run(ids, negative)
+    def sampling(
+        self, ids: Sequence[tuple[int, ...]], ends: Sequence[tuple[int, ...]], negative: int
+    ) -> Iterator[None]:
+        """While the sampler runs: token ids and ends of each row of the denoiser's batch, the negative's first."""
+        self._run = _Run(ids, ends, negative)
         try:
             yield
         finally:
@@ -132,7 +135,8 @@ class Patching:
         gains = torch.zeros(len(hidden), len(self._stacks.actions))
         which = [patch.rows for patch in self._active for _ in patch.actions]
         for row in range(len(hidden)):
-            found = self._stacks.activations(PromptRow(hidden[row], None if run is None else run.ids[row]))
+            known = () if run is None else (run.ids[row], run.ends[row])
+            found = self._stacks.activations(PromptRow(hidden[row], *known))
             for i, activation in enumerate(found):
                 if which[i] == "all" or run is None or row >= run.negative:
                     gains[row, i] = activation.gain
