@@ -65,11 +65,14 @@ def world() -> list[bank.Entry]:
 
 def _described(word: str) -> tuple[str, ...]:
     if word in SHAPES:
-        return (*(f"a blue {s}" for s in SYNONYMS[word]), *(f"a blue shape {hint}" for hint in SHAPE_HINTS[word]))
+        said = [f"a {{}} {s}" for s in SYNONYMS[word]] + [f"a {{}} shape {hint}" for hint in SHAPE_HINTS[word]]
+        return tuple(form.format(colour) for form in said for colour in ("blue", "green"))
     if word in COLOURS:
-        said = (f"a heart in the colour of {thing}" for thing in COLOUR_HINTS[word])
-        return (*(f"a {s} heart" for s in SYNONYMS[word]), *said)
-    return tuple(f"a blue heart, {s}" for s in SYNONYMS[word])
+        said = [f"a {s} {{}}" for s in SYNONYMS[word]] + [
+            f"a {{}} coloured like {thing}" for thing in COLOUR_HINTS[word]
+        ]
+        return tuple(form.format(shape) for form in said for shape in ("heart", "moon"))
+    return tuple(f"a {colour} heart, {s}" for s in SYNONYMS[word] for colour in ("blue", "green", "pink"))
 
 
 def world_prompts(entry: bank.Entry) -> dict[str, list[str]]:
@@ -79,9 +82,9 @@ def world_prompts(entry: bank.Entry) -> dict[str, list[str]]:
         shapes = [w for w in words if w in SHAPES]
         colours = [w for w in words if w in COLOURS]
         styles = [w for w in words if w in STYLES]
-        found = [f"a {c} {w}" for w in shapes for c in ("blue", "green", "pink")]
-        found += [f"a {w} {s}" for w in colours for s in ("heart", "moon", "cross")]
-        return found + [f"a {c} heart, {w}" for w in styles for c in ("blue", "green", "pink")]
+        found = [f"a {c} {w}" for w in shapes for c in COLOURS]
+        found += [f"a {w} {s}" for w in colours for s in SHAPES]
+        return found + [f"a {c} heart, {w}" for w in styles for c in COLOURS]
 
     return {
         "named": around(entry.phrases),

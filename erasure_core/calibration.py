@@ -131,12 +131,17 @@ def _stored(model: EditableModel, gate: Mapping[str, Any]) -> Calibrated | None:
     """From the numbers in a file; None if there are none, or of another encoder, concept or measure."""
     if gate.get("fitted") != _key(gate):
         return None
-    theirs, ours = gate["encoder"], _encoder(model)
-    if theirs.keys() != ours.keys() or any(probe_distance(theirs[s], ours[s]) > SAME for s in ours):
+    try:
+        theirs, ours = gate["encoder"], _encoder(model)
+        same = theirs.keys() == ours.keys() and all(probe_distance(theirs[s], ours[s]) <= SAME for s in ours)
+        centre = torch.from_numpy(np.frombuffer(base64.b64decode(gate["centre"]), dtype="<f4").astype(np.float64))
+        ends = [(float(low), float(high)) for low, high in zip(gate["floor"], gate["ceiling"], strict=True)]
+    except (AttributeError, KeyError, TypeError, ValueError):  # a file can say anything
+        return None
+    width = next(iter(model.spaces.values()))
+    if not same or len(ends) != 2 or len(centre) != width or not all(-1 <= low < high <= 2 for low, high in ends):
         return None
     subject = _subject(gate)
-    centre = torch.from_numpy(np.frombuffer(base64.b64decode(gate["centre"]), dtype="<f4").astype(np.float64))
     said = Said(model, [subject], centre)
-    parts = (uncalibrated(said, [subject], reference) for reference in (said.reference, said.ending))
-    ends = zip(parts, gate["floor"], gate["ceiling"], strict=True)
-    return Calibrated(*(_between(raw, floor, ceiling) for raw, floor, ceiling in ends))
+    tokens, whole = (uncalibrated(said, [subject], reference) for reference in (said.reference, said.ending))
+    return Calibrated(_between(tokens, *ends[0]), _between(whole, *ends[1]))

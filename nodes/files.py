@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from ..erasure_core.atomic import write_bytes
+from ..erasure_core.calibration import fitted
 from ..erasure_core.erasure import Erasure
 from ..erasure_core.errors import BadInput, CannotWrite, UnknownFormat
 from ..erasure_core.formats import dump, load, with_ending
@@ -21,6 +22,7 @@ from . import host
 
 PROPERTY = "membrane"  # of a node in a workflow: what its file was
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
+_NAMES = ("phrases", "neighbours", "rows")  # of what feeds a gate: the rest is measured again with the recipe
 _RECIPE_LIMIT = 100_000  # characters; longer recipes would bloat every picture that stores its workflow
 
 
@@ -86,6 +88,8 @@ def write(
     membranes = checked(membranes)
     target = _target(membranes, form, model, clip, node_id)
     erasure = join([(solved(target, m)[0], float(m.strength)) for m in membranes], target)
+    if target is not None and form == "native":
+        erasure = fitted(erasure, target)
     data = dump(erasure, form, None if target is None else target.weights(), _DTYPES[precision])
     folder = host.folder_for(host.FOLDERS[0] if form == "native" else host.FOLDERS[1])
     path = _place(name.strip(), folder)
@@ -146,7 +150,7 @@ def _reference(path: Path, erasure: Erasure) -> dict[str, Any]:
         "sha256": _digest(path),
         "bytes": path.stat().st_size,
         "recipe": recipe,
-        "gate": dict(erasure.gate) if recipe else {},
+        "gate": {key: erasure.gate[key] for key in _NAMES if key in erasure.gate} if recipe else {},
     }
 
 

@@ -44,6 +44,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE[:STRENGTH]",
         help="a membrane or LoRA file; 0 is off, 1 is full strength (default); may be given again",
     )
+    parser.add_argument(
+        "--gate",
+        default="auto",
+        metavar="KIND",
+        help="when membranes act: auto (default) = on prompts that name or describe what they erase, where that is "
+        "known; always; words; likeness; either; both; calibrated; transport",
+    )
     parser.add_argument("--seed", type=int, default=0, help="first seed (default 0)")
     parser.add_argument("--count", type=int, default=1, help="pictures per prompt, each with the next seed (default 1)")
     parser.add_argument("--steps", type=int, default=20, help="sampling steps (default 20)")
@@ -61,7 +68,7 @@ def run(options: argparse.Namespace) -> int:
     paths = [options.out / _file_name(i, prompt, seed) for i, (prompt, seed) in enumerate(jobs, start=1)]
     for path in [*paths, options.out / GRID]:
         check_free(path, options.overwrite)
-    membranes = [_membrane(text) for text in options.membrane]
+    membranes = [_membrane(text, options.gate) for text in options.membrane]
     model = load_model(options.model)
     options.out.mkdir(parents=True, exist_ok=True)
     pictures = []
@@ -82,14 +89,15 @@ def _check(options: argparse.Namespace) -> None:
             raise BadInput(f"--{name} is {getattr(options, name)}; it must be from {low} to {high}.")
 
 
-def _membrane(text: str) -> Membrane:
+def _membrane(text: str, gate: str) -> Membrane:
     """``FILE`` or ``FILE:STRENGTH``; a colon that no number follows belongs to the name."""
     from ..formats import load
     from ..membranes import Membrane
 
     name, _, tail = text.rpartition(":")
     strength = _number(tail) if name else None
-    return Membrane(load(Path(text))) if strength is None else Membrane(load(Path(name)), strength=strength)
+    path = text if strength is None else name
+    return Membrane(load(Path(path)), strength=1.0 if strength is None else strength, gate=gate)
 
 
 def _number(text: str) -> float | None:

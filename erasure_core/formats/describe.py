@@ -20,6 +20,7 @@ _KINDS = {
 }
 _OWN = ("membrane.", "modelspec.")
 _LIMIT = 100
+_MEASURES = ("single words", "whole texts")  # what the calibrated gate compares
 
 
 def file_report(header: Header, erasure: Erasure) -> str:
@@ -137,8 +138,16 @@ def _base(erasure: Erasure) -> list[tuple[str, str]]:
 
 
 def _gate(erasure: Erasure) -> list[tuple[str, str]]:
-    phrases = erasure.gate.get("phrases")
-    return [("gate", _cut(", ".join(map(str, phrases))))] if phrases else []
+    phrases, floor, ceiling = (erasure.gate.get(key) for key in ("phrases", "floor", "ceiling"))
+    lines = [("gate", _cut(", ".join(map(str, phrases))))] if phrases else []
+    if isinstance(floor, list) and isinstance(ceiling, list) and len(floor) == len(ceiling) == len(_MEASURES):
+        ends = zip(_MEASURES, floor, ceiling, strict=True)
+        lines += [
+            ("gate", "; ".join(f"{what}: floor {_number(low)}, ceiling {_number(high)}" for what, low, high in ends))
+        ]
+    if erasure.gate.get("rows") == "full":
+        lines.append(("gate", "acts on every prompt by design"))
+    return lines
 
 
 def _foreign(header: Header) -> list[tuple[str, str]]:

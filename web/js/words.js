@@ -40,8 +40,8 @@ const ENGLISH = {
   "strength.tip": "0 = off, 1 = as solved.",
   "gate": "gate",
   "gate.tip":
-    "always = every prompt; words = prompts that name the concept; likeness = texts like it; " +
-    "either = the larger of the two; both = their product.",
+    "always = every prompt; calibrated = prompts that name or describe the concept; words = that name it; " +
+    "likeness = texts like it; either = the larger of the two; both = their product; transport = as published with SPM.",
   "family": "family",
   "family.tip": "Kind of model.",
 };
@@ -81,7 +81,8 @@ const CHINESE = {
   "strength.tip": "0 = 关闭，1 = 按求解结果。",
   "gate": "门",
   "gate.tip":
-    "always = 所有提示词；words = 提到该概念的提示词；likeness = 与它相似的文本；either = 两者中较大的；both = 两者之积。",
+    "always = 所有提示词；calibrated = 提到或描述该概念的提示词；words = 提到它的提示词；" +
+    "likeness = 与它相似的文本；either = 两者中较大的；both = 两者之积；transport = 与 SPM 发表的一致。",
   "family": "模型类别",
   "family.tip": "模型的种类。",
 };
