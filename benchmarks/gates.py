@@ -242,10 +242,13 @@ def lines(record: Record, indent: int = 0) -> Iterator[str]:
 
 
 def picture(records: Mapping[str, Record]) -> bytes:
-    """Described against unrelated, held out: the calibrated gate and the published one."""
+    """Described prompts against unrelated ones and against neighbours, held out: the calibrated and published gate."""
     held = records[bank.HALVES[1]]
-    roc = {kind: held[kind]["roc"]["described against unrelated"] for kind in ("calibrated", "transport")}
-    return sketch({f"{kind}, area {r['area']:.3f}": r["false alarms -> found"] for kind, r in roc.items()})
+    panels = {}
+    for name in ("described against unrelated", "described against neighbours"):
+        roc = {kind: held[kind]["roc"][name] for kind in ("calibrated", "transport")}
+        panels[name] = {f"{kind}, area {r['area']:.3f}": r["false alarms -> found"] for kind, r in roc.items()}
+    return sketch(panels)
 
 
 def main() -> int:

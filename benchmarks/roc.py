@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -33,15 +34,23 @@ def area(found: Sequence[float], wrong: Sequence[float]) -> float:
     return float((below + tied / 2).mean() / len(order))
 
 
-def sketch(curves: Mapping[str, Curve]) -> bytes:
-    """A PNG: false alarms to the right, found upwards, both 0 to 1."""
+def sketch(panels: Mapping[str, Mapping[str, Curve]]) -> bytes:
+    """A PNG with a panel for each title: false alarms to the right, found upwards, both 0 to 1."""
     from PIL import Image, ImageDraw
 
-    image = Image.new("RGB", (SIZE + 2 * MARGIN, SIZE + 2 * MARGIN), "white")
+    step = SIZE + 2 * MARGIN
+    image = Image.new("RGB", (step * len(panels), step), "white")
     draw = ImageDraw.Draw(image)
+    for number, (title, curves) in enumerate(panels.items()):
+        _panel(draw, step * number + MARGIN, title, curves)
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    return stream.getvalue()
 
+
+def _panel(draw: Any, left: int, title: str, curves: Mapping[str, Curve]) -> None:
     def at(x: float, y: float) -> tuple[float, float]:
-        return MARGIN + x * SIZE, MARGIN + (1 - y) * SIZE
+        return left + x * SIZE, MARGIN + (1 - y) * SIZE
 
     draw.rectangle([at(0, 1), at(1, 0)], outline="#888888")
     draw.line([at(0, 0), at(1, 1)], fill="#cccccc")
@@ -52,8 +61,5 @@ def sketch(curves: Mapping[str, Curve]) -> bytes:
         colour = COLOURS[i % len(COLOURS)]
         draw.line([at(0, 0), *(at(x, y) for x, y in curve), at(1, 1)], fill=colour, width=2)
         draw.text(at(0.34, 0.2 - 0.07 * i), name, fill=colour)
-    draw.text((MARGIN, MARGIN - 16), "described prompts found", fill="#444444")
-    draw.text((MARGIN + SIZE - 150, MARGIN + SIZE + 8), "unrelated prompts passed", fill="#444444")
-    stream = io.BytesIO()
-    image.save(stream, "PNG")
-    return stream.getvalue()
+    draw.text((left, MARGIN - 16), title, fill="#444444")
+    draw.text((left, MARGIN + SIZE + 8), "right: false alarms, up: found, 0 to 1", fill="#444444")

@@ -14,6 +14,7 @@ from erasure_core.closed_form import erase
 from erasure_core.embeddings import Pair, select_pairs, select_rows
 from erasure_core.erasure import POOLED_WEIGHT, Erasure
 from erasure_core.errors import WrongFamily
+from erasure_core.gates import PromptRow, make_gate, prompt_rows
 from erasure_core.membranes import Membrane, apply
 from erasure_core.models import from_pipeline
 from erasure_core.solver import EditProblem
@@ -218,3 +219,29 @@ def test_sd2_erases(sd2, act_on):
     assert before > 0.01 * goal.norm()
     assert after < 0.1 * before
     assert erasure.maps.keys() == {"clip_h"}
+
+
+@pytest.mark.parametrize("kind", ["calibrated", "transport"])
+def test_gates_read_both_encoders_and_long_prompts(sdxl, sd2, kind):
+    filler = ", ".join(["a big green star on a gray background"] * 12)
+    for model in (sdxl, sd2):
+        gate = make_gate(kind, ["circle"], ["star"], model)
+        named, long, other = prompt_rows(model.encode(["a red circle", f"{filler}, a red circle", filler]))
+        assert gate(named).gain == pytest.approx(1) and gate(long).gain == pytest.approx(1)
+        assert gate(other).gain < 1
+        assert 0 <= gate(PromptRow(named.rows)).gain <= 1  # words unknown
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # inside the Euler scheduler
+def test_closed_gates_leave_both_paths_bitwise_alone(sdxl, erasure):
+    def drawn(prompt):
+        return sdxl.sample(sdxl.encode([prompt]), seed=1, steps=1)
+
+    before = {prompt: drawn(prompt) for prompt in ("a red circle", "seven wonderful hats")}
+    for gate, chosen in (("words", "words"), ("auto", "calibrated")):
+        with apply(sdxl, Membrane(erasure, gate=gate)) as applied:
+            after = {prompt: drawn(prompt) for prompt in before}
+        assert applied.receipts[0].gate == chosen
+        assert not torch.equal(after["a red circle"], before["a red circle"])
+        if gate == "words":  # by likeness a random encoder may take anything for anything
+            assert torch.equal(after["seven wonderful hats"], before["seven wonderful hats"])
