@@ -97,7 +97,7 @@ def main() -> int:
     for target in TARGETS:
         for name, (erasure, encoded) in cells(model, target).items():
             if name not in records:
-                with apply(model, [] if erasure is None else Membrane(erasure)):
+                with apply(model, [] if erasure is None else Membrane(erasure, gate="always")):
                     records[name] = shown(model, encoded, target)
                 content = json.dumps({"setting": setting, "records": records}, indent=1, sort_keys=True)
                 options.out.write_text(content + "\n", encoding="utf-8")

@@ -56,7 +56,7 @@ def draw(model: Model, erasure: Any, groups: Any, work: Path, what: str) -> Benc
             bar.total = total
             bar.update(done - bar.n)
 
-        return bench(model, [Membrane(erasure)], groups, load_detector(), work, progress=progress)
+        return bench(model, [Membrane(erasure, gate="always")], groups, load_detector(), work, progress=progress)
 
 
 def figures(result: BenchResult, erasure: Any, attribute: str = "shape") -> dict[str, Any]:

@@ -11,7 +11,8 @@ from torch import Tensor
 from .bottleneck import Bottleneck
 from .digest import fixed_order
 from .erasure import EmbeddingMap, WeightDelta
-from .gates import Activation, Gate, PromptRow
+from .gates import Gate
+from .reading import Activation, PromptRow
 
 
 @dataclass(frozen=True)

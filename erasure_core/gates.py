@@ -7,48 +7,41 @@ says "approximate".
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
-from torch import Tensor
-
+from .calibration import Calibrated, calibrated, subject_of
 from .errors import BadInput
-from .likeness import Likeness, Subject, measure
-from .models import EditableModel, Encoded
+from .likeness import Likeness, measure
+from .models import EditableModel
 from .naming import Named, Naming
 from .prompts import escape
-from .words import Words, words_of_ids, words_of_text
+from .reading import Activation, PromptRow, content_ends, content_ids, ends_of, prompt_rows, words_of
+from .transport import make_transport
+from .words import words_of_ids, words_of_text
 
-GATES = ("always", "words", "likeness", "either", "both")
-_NEIGHBOURS = 64  # preserved phrases that count as neighbours
-
-
-@dataclass(frozen=True)
-class PromptRow:
-    """One row of a conditioning: ``rows`` [T, d] and, where known, ``ids``: tokens of all chunks without specials."""
-
-    rows: Tensor
-    ids: tuple[int, ...] | None = None
-
-    @property
-    def words(self) -> Words | None:
-        """What was written, if that is known."""
-        return None if self.ids is None else words_of_ids(self.ids)
-
-
-@dataclass(frozen=True)
-class Activation:
-    """``gain`` in 0..1 and how it was found: ``mode`` is "constant", "exact" or "approximate"."""
-
-    gain: float
-    mode: str
-
-
-def least_certain(modes: Iterable[str]) -> str:
-    """The mode that says most of what is not known: "approximate" before "exact" before "constant"."""
-    known = set(modes)
-    return next((mode for mode in ("approximate", "exact") if mode in known), "constant")
+__all__ = [
+    "GATES",
+    "Activation",
+    "Always",
+    "ByCalibration",
+    "ByLikeness",
+    "ByWords",
+    "Combined",
+    "Gate",
+    "PromptRow",
+    "check_gate",
+    "check_readable",
+    "choose_gate",
+    "content_ends",
+    "content_ids",
+    "ends_of",
+    "make_gate",
+    "prompt_rows",
+    "words_of",
+]
+GATES = ("auto", "calibrated", "words", "likeness", "either", "both", "transport", "always")
 
 
 class Gate(Protocol):
@@ -78,6 +71,17 @@ class ByLikeness:
 
 
 @dataclass(frozen=True)
+class ByCalibration:
+    """Open as far as the text is like the concept, its whole included."""
+
+    calibrated: Calibrated
+
+    def __call__(self, prompt: PromptRow) -> Activation:
+        """The larger of what single tokens and whole chunks say."""
+        return Activation(self.calibrated(prompt.rows, prompt.ends), "approximate")
+
+
+@dataclass(frozen=True)
 class ByWords:
     """Open for prompts in which ``naming`` finds the concept; ``otherwise`` decides where the words are not known."""
 
@@ -95,17 +99,17 @@ class Combined:
     """Words and likeness together: the larger of the two, or with ``both`` their product."""
 
     words: ByWords
-    likeness: ByLikeness
+    likeness: Gate
     both: bool
 
     def __call__(self, prompt: PromptRow) -> Activation:
         """Exact if the words alone settle it."""
-        like = self.likeness(prompt)
         if prompt.ids is None:
-            return like
+            return self.likeness(prompt)
         named = self.words(prompt)
         if named.gain == (0.0 if self.both else 1.0):
             return named
+        like = self.likeness(prompt)
         return Activation(named.gain * like.gain if self.both else like.gain, "approximate")
 
 
@@ -113,28 +117,63 @@ def check_gate(kind: str, phrases: Sequence[str]) -> None:
     """Raise BadInput for an unknown gate, or one that needs the concept's words where the file stores none."""
     if kind not in GATES:
         raise BadInput(f"A gate is one of {', '.join(GATES)}, not {kind!r}.")
-    if kind != "always" and not phrases:
+    if kind not in ("auto", "always") and not phrases:
         raise BadInput(
             f"The gate '{kind}' opens when a prompt names the concept, but this file does not say what it erases. "
             "Use the gate 'always'."
         )
 
 
-def make_gate(kind: str, phrases: Sequence[str], neighbours: Sequence[str], model: EditableModel) -> Gate:
+def choose_gate(kind: str, facts: Mapping[str, Any], gated: bool, model: EditableModel) -> tuple[str, str]:
+    """The gate that ``kind`` means for an erasure, and if it is "auto", why.
+
+    ``facts``: the erasure's ``gate``; its ``rows`` are "full" for erasures that act on every prompt by design, the
+    negative one included (ACE, arXiv 2501.01633; sliders; ESD). ``gated``: whether what is applied can have a gate.
+    """
+    if kind != "auto":
+        return kind, ""
+    phrases = [str(phrase) for phrase in facts.get("phrases", ())]
+    if facts.get("rows") == "full":
+        return "always", "gate 'always': this kind of erasure acts on every prompt by design"
+    if not gated:
+        return "always", "gate 'always': changes of weights act on every prompt"
+    if not phrases:
+        return "always", "gate 'always': the file does not say what it erases"
+    try:
+        check_readable(phrases, model)
+    except BadInput:
+        return "always", "gate 'always': this text encoder's words cannot be read"
+    return "calibrated", "gate 'calibrated': acts on prompts that name or describe what is erased"
+
+
+def make_gate(
+    kind: str,
+    phrases: Sequence[str],
+    neighbours: Sequence[str],
+    model: EditableModel,
+    facts: Mapping[str, Any] | None = None,
+) -> Gate:
     """The gate ``kind`` for a concept named by ``phrases``; ``neighbours`` are phrases that must not open it.
 
-    Every word counts in any sense: whoever puts one membrane before a prompt means it.
+    Every word counts in any sense: whoever puts one membrane before a prompt means it. ``facts``: the erasure's
+    ``gate``, whose stored floors and ceilings the gate "calibrated" uses if they fit.
     """
     check_gate(kind, phrases)
+    stated = {"phrases": list(phrases), "neighbours": list(neighbours)} if facts is None else facts
+    kind, _ = choose_gate(kind, stated, True, model)
     if kind == "always":
         return Always()
+    if kind == "transport":
+        return make_transport(phrases, model)
     check_readable(phrases, model)
-    naming = Naming([Named(tuple(phrases), sensitivity=1.0)])
-    apart = [phrase for phrase in neighbours if not naming(words_of_text(phrase))]
-    like = ByLikeness(measure(model, [Subject(tuple(phrases), "object", tuple(apart[:_NEIGHBOURS]))]))
+    like: Gate
+    if kind == "calibrated":
+        like = ByCalibration(calibrated(model, stated))
+    else:
+        like = ByLikeness(measure(model, [subject_of(phrases, neighbours)]))
     if kind == "likeness":
         return like
-    words = ByWords(naming, like)
+    words = ByWords(Naming([Named(tuple(phrases), sensitivity=1.0)]), like)
     return words if kind == "words" else Combined(words, like, kind == "both")
 
 
@@ -147,19 +186,3 @@ def check_readable(phrases: Sequence[str], model: EditableModel) -> None:
                 f"Words cannot be looked for with {phrase!r}: it holds no letter or digit, or this text encoder reads "
                 "it in another way than CLIP does. Write another phrase, or use the gate 'always'."
             )
-
-
-def words_of(encoded: Encoded) -> list[tuple[int, ...]]:
-    """Token ids of every prompt without start, end and padding, chunks joined; ids of the first encoder."""
-    ids = next(iter(encoded.tokens.values()))
-    ends = encoded.eos
-    own = encoded.extras.get("chunks")
-    count = [ids.shape[1]] * len(ids) if own is None else [int(n) for n in own]
-    return [
-        tuple(int(t) for k in range(count[b]) for t in ids[b, k, 1 : int(ends[b, k])].tolist()) for b in range(len(ids))
-    ]
-
-
-def content_ids(chunks: Iterable[Sequence[int]], end: int) -> tuple[int, ...]:
-    """The same from plain lists: what stands in each chunk between the start and the first ``end`` token."""
-    return tuple(t for chunk in chunks for t in chunk[1 : chunk.index(end) if end in chunk else len(chunk)])

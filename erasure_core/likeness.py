@@ -26,7 +26,7 @@ from .words import words_of_text
 
 CLOSED_BELOW = 0.05  # gains below this count as closed, so that prompts of other matters stay bitwise the same
 PERCENTILE = 0.995
-_LEAST = 0.01  # between floor and ceiling
+LEAST = 0.01  # between floor and ceiling
 _AT_ONCE = 32  # concepts whose sentences are encoded together
 _KEPT = 4  # encoders whose neutral bank is kept in memory
 
@@ -42,12 +42,19 @@ class Subject:
 
 @dataclass(frozen=True)
 class Bank:
-    """Rows [N, d] of the neutral prompts without padding, the prompt [N] each is of, and their mean ``centre`` [d]."""
+    """Rows [N, d] of the neutral prompts from the first word to the end of text, the prompt [N] each is of, and their
+    mean ``centre`` [d].
+    """
 
     prompts: tuple[str, ...]
     rows: Tensor
     owners: Tensor
     centre: Tensor
+
+    @property
+    def ends(self) -> Tensor:
+        """[prompts, d]: the end-of-text row of each prompt."""
+        return self.rows[torch.bincount(self.owners).cumsum(0) - 1]
 
 
 @dataclass(frozen=True)
@@ -98,7 +105,7 @@ def measure(
 ) -> Likeness:
     """References, floors and ceilings of ``subjects`` for a text encoder; ``progress(done, total)`` may raise."""
     bank = neutral_bank(model)
-    named = _named_in(bank.prompts, subjects)
+    named = named_in(bank.prompts, subjects)
     parts = []
     for start in range(0, len(subjects), _AT_ONCE):
         batch = subjects[start : start + _AT_ONCE]
@@ -128,7 +135,7 @@ def neutral_bank(model: EditableModel) -> Bank:
 _banks: OrderedDict[str, Bank] = OrderedDict()
 
 
-def _named_in(prompts: Sequence[str], subjects: Sequence[Subject]) -> Tensor:
+def named_in(prompts: Sequence[str], subjects: Sequence[Subject]) -> Tensor:
     """[prompts, subjects]: whether a neutral prompt names a subject or a neighbour, so that its floor is without it."""
     naming = Naming([Named((*s.phrases, *s.neighbours), (), s.kind, 1.0) for s in subjects])
     found = torch.zeros(len(prompts), len(subjects), dtype=torch.bool)
@@ -138,32 +145,37 @@ def _named_in(prompts: Sequence[str], subjects: Sequence[Subject]) -> Tensor:
 
 
 def _measured(model: EditableModel, subjects: Sequence[Subject], bank: Bank, named: Tensor) -> Likeness:
-    said = _Said(model, subjects, bank.centre)
-    references = [said.reference(phrase, s.kind) for s in subjects for phrase in s.phrases]
-    others = [said.reference(phrase, s.kind) for s in subjects for phrase in s.neighbours]
+    said = Said(model, subjects, bank.centre)
+    raw = uncalibrated(said, subjects, said.reference)
+    scores = raw.scores_of(bank.rows, bank.owners, len(bank.prompts)).masked_fill(named, torch.nan)
+    floors = torch.nanquantile(scores, PERCENTILE, dim=0).nan_to_num(0.0).clamp_max(1 - 2 * LEAST)
+    reached = [said.reached(s, raw.references[raw.owners == i]) for i, s in enumerate(subjects)]
+    return replace(raw, floors=floors, ceilings=torch.maximum(torch.tensor(reached).double(), floors + LEAST))
+
+
+def uncalibrated(said: Said, subjects: Sequence[Subject], reference: Callable[[str, str], Tensor]) -> Likeness:
+    """Plain cosines: floors 0 and ceilings 1; ``reference(phrase, kind)`` gives the unit vector [d] of a phrase."""
+    references = [reference(phrase, s.kind) for s in subjects for phrase in s.phrases]
+    others = [reference(phrase, s.kind) for s in subjects for phrase in s.neighbours]
     numbers = torch.arange(len(subjects))
-    raw = Likeness(
-        bank.centre,
+    return Likeness(
+        said.centre,
         torch.stack(references),
         numbers.repeat_interleave(torch.tensor([len(s.phrases) for s in subjects])),
-        torch.stack(others) if others else bank.rows[:0],
+        torch.stack(others) if others else references[0][None][:0],
         numbers.repeat_interleave(torch.tensor([len(s.neighbours) for s in subjects])),
         torch.zeros(len(subjects)).double(),
         torch.ones(len(subjects)).double(),
     )
-    scores = raw.scores_of(bank.rows, bank.owners, len(bank.prompts)).masked_fill(named, torch.nan)
-    floors = torch.nanquantile(scores, PERCENTILE, dim=0).nan_to_num(0.0).clamp_max(1 - 2 * _LEAST)
-    reached = [said.reached(s, raw.references[raw.owners == i]) for i, s in enumerate(subjects)]
-    return replace(raw, floors=floors, ceilings=torch.maximum(torch.tensor(reached).double(), floors + _LEAST))
 
 
-class _Said:
-    """Our sentences about subjects and neighbours, encoded together; vectors less ``centre``, of length 1."""
+class Said:
+    """Our sentences about subjects and neighbours, encoded together; vectors less ``centre`` [d], of length 1."""
 
     def __init__(self, model: EditableModel, subjects: Sequence[Subject], centre: Tensor) -> None:
         said = [(phrase, s.kind) for s in subjects for phrase in (*s.phrases, *s.neighbours)]
         self._texts = encode_texts(model, [text for phrase, kind in said for text in _sentences(phrase, kind)])
-        self._centre = centre
+        self.centre = centre
 
     def reference(self, phrase: str, kind: str) -> Tensor:
         """[d]: the mean direction of the phrase's last token in its sentences."""
@@ -177,8 +189,18 @@ class _Said:
         texts = [self._texts[text] for phrase in subject.phrases for text in _sentences(phrase, subject.kind)]
         return min(float((self._units(t.rows[1 : t.eos + 1]) @ references.T).max()) for t in texts)
 
+    def ending(self, phrase: str, kind: str) -> Tensor:
+        """[d]: the direction of the end-of-text row of the bare phrase, which stands for all of it."""
+        text = self._texts[phrase]
+        return self._units(text.rows[text.eos])
+
+    def endings(self, subject: Subject) -> Tensor:
+        """[n, d]: end-of-text rows of the subject's sentences, as encoded."""
+        said = (text for phrase in subject.phrases for text in _sentences(phrase, subject.kind))
+        return torch.stack([self._texts[text].rows[self._texts[text].eos] for text in said]).double()
+
     def _units(self, rows: Tensor) -> Tensor:
-        return normalize(rows.double() - self._centre, dim=1)
+        return normalize(rows.double() - self.centre, dim=-1)
 
 
 def _sentences(phrase: str, kind: str) -> list[str]:

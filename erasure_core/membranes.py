@@ -13,20 +13,22 @@ from .advice import warnings_of
 from .erasure import Erasure, cross_attention_names
 from .errors import BadInput, NothingMatched, WrongFamily
 from .formats.metadata import title
-from .gates import Activation, PromptRow, check_gate, make_gate, words_of
+from .gates import check_gate, choose_gate, make_gate
 from .join import erase_again, joined
 from .models import EditableModel, Patch
 from .options import read_options
-from .plan import ACT_ON, Chaining, Plan, part_of, planned
+from .plan import ACT_ON, Chaining, Plan, can_be_gated, part_of, planned
 from .probe import check_encoder
+from .reading import Activation, prompt_rows
 
 
 @dataclass(frozen=True)
 class Membrane:
     """An erasure, how strongly it acts, and for which prompts.
 
-    ``strength``: 0 is off to the last bit, 1 as solved, more exaggerates, below 0 inverts. ``gate``: "always", or
-    "words" for prompts that name the concept. ``name``: for lists; by default what is erased. ``start`` and ``end``:
+    ``strength``: 0 is off to the last bit, 1 as solved, more exaggerates, below 0 inverts. ``gate``: one of
+    :data:`.gates.GATES`; "auto" is "calibrated" (prompts that name or describe the concept) where the erasure says what
+    it erases and can be gated, else "always". ``name``: for lists; by default what is erased. ``start`` and ``end``:
     the part of the sampling in which it acts, from 0, pure noise, to 1, the finished picture.
     """
 
@@ -34,7 +36,7 @@ class Membrane:
 
     erasure: Erasure
     strength: float = field(default=1.0, kw_only=True)
-    gate: str = field(default="always", kw_only=True)
+    gate: str = field(default="auto", kw_only=True)
     name: str = field(default="", kw_only=True)
     start: float = field(default=0.0, kw_only=True)
     end: float = field(default=1.0, kw_only=True)
@@ -137,7 +139,9 @@ def apply(
     actions, deltas, receipts = [], [], []
     for membrane, (_, again), (erasure, how) in zip(given, ready, together, strict=True):
         doubts = _check(model, erasure)
-        plan = planned(model, membrane, erasure, act_on)
+        gate, why = choose_gate(membrane.gate, erasure.gate, can_be_gated(erasure, act_on), model)
+        notes = (*again, *how, *((why,) if why else ()))
+        plan = planned(model, membrane, erasure, act_on, gate)
         deltas += [delta.scaled(float(membrane.strength)) for delta in plan.baked.values()]
         if membrane.strength != 0 and (plan.maps or plan.deltas or plan.bottlenecks):
             actions.append(
@@ -145,17 +149,17 @@ def apply(
                     membrane.label,
                     plan.maps,
                     float(membrane.strength),
-                    make_gate(membrane.gate, _phrases(erasure), _neighbours(erasure), model),
+                    make_gate(gate, _phrases(erasure), _neighbours(erasure), model, erasure.gate),
                     plan.deltas,
                     plan.bottlenecks,
                     full=erasure.gate.get("rows") == "full",
                     window=part_of(membrane),
                     power=how_chained.gain_power,
                     mixes=how_chained.chain_mode == "official_compat",
-                    kind=membrane.gate,
+                    kind=gate,
                 )
             )
-        receipts.append(_receipt(model, membrane, erasure, plan, again + how, doubts + warnings_of(erasure)))
+        receipts.append(_receipt(model, membrane, erasure, plan, gate, notes, doubts + warnings_of(erasure)))
     return Applied(model.patch(actions, [delta for delta in deltas if delta.scale != 0], rows), tuple(receipts))
 
 
@@ -166,12 +170,13 @@ def would_activate(
 
     The activation's ``gain`` is the gate's answer, 0..1, before the strength.
     """
-    encoded = model.encode([prompt])
-    row = PromptRow(encoded.hidden[0], words_of(encoded)[0])
+    (row,) = prompt_rows(model.encode([prompt]))
     found = []
     for membrane in checked(membranes):
         erasure, _ = solved(model, membrane)
-        found.append((membrane, make_gate(membrane.gate, _phrases(erasure), _neighbours(erasure), model)(row)))
+        gate, _ = choose_gate(membrane.gate, erasure.gate, can_be_gated(erasure, "auto"), model)
+        made = make_gate(gate, _phrases(erasure), _neighbours(erasure), model, erasure.gate)
+        found.append((membrane, made(row)))
     return found
 
 
@@ -243,6 +248,7 @@ def _receipt(
     membrane: Membrane,
     erasure: Erasure,
     plan: Plan,
+    gate: str,
     notes: tuple[str, ...],
     warnings: tuple[str, ...],
 ) -> Receipt:
@@ -260,7 +266,7 @@ def _receipt(
         drift=max((float(n["drift"]) for n in numbers if "drift" in n), default=None),
         act_on=plan.acts_on,
         strength=float(membrane.strength),
-        gate=membrane.gate,
+        gate=gate,
         notes=notes + plan.notes + (() if membrane.strength else ("off: its strength is 0",)),
         warnings=warnings,
         start=part_of(membrane)[0],

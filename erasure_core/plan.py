@@ -59,21 +59,27 @@ def part_of(membrane: Membrane) -> tuple[float, float]:
     return float(getattr(membrane, "start", 0.0)), float(getattr(membrane, "end", 1.0))
 
 
-def planned(model: EditableModel, membrane: Membrane, erasure: Erasure, act_on: str) -> Plan:
-    """The parts of ``erasure``, the solved one of ``membrane``.
+def can_be_gated(erasure: Erasure, act_on: str) -> bool:
+    """Whether anything of it will act by gains: what is baked in cannot, nor changes of text encoders."""
+    late = any(name.startswith(_DENOISER) for name in erasure.weight_deltas)
+    return act_on != "weights" and bool(erasure.maps or erasure.bottlenecks or late)
+
+
+def planned(model: EditableModel, membrane: Membrane, erasure: Erasure, act_on: str, gate: str) -> Plan:
+    """The parts of ``erasure``, the solved one of ``membrane``, under ``gate``, which is not "auto".
 
     Changes of text encoders are always baked in: the text is encoded before any gate can know it. So are whole
     differences of weights that act always, since adding them at run time would double the work of their layers.
     Raises BadInput if what cannot be baked in is asked to be.
     """
-    constant = membrane.gate == "always" and part_of(membrane) == (0.0, 1.0)
+    constant = gate == "always" and part_of(membrane) == (0.0, 1.0)
     if act_on == "weights":
         if erasure.bottlenecks:
             raise BadInput(
                 f"'{membrane.label}' holds small networks behind the attention (Receler), which no weight can hold. "
                 "Use act_on = auto."
             )
-        return Plan(baked=erasure.deltas(model.weights()), notes=_notes(not constant, membrane))
+        return Plan(baked=erasure.deltas(model.weights()), notes=_notes(not constant, gate))
     on_text = erasure.maps if erasure.applies == "kv" else {}
     changed = erasure.weight_deltas if on_text else erasure.deltas(model.weights())
     late = {
@@ -82,11 +88,11 @@ def planned(model: EditableModel, membrane: Membrane, erasure: Erasure, act_on: 
         if name.startswith(_DENOISER) and not (constant and delta.diff is not None and act_on == "auto")
     }
     baked = {name: delta for name, delta in changed.items() if name not in late}
-    return Plan(on_text, late, erasure.bottlenecks, baked, _notes(bool(baked) and not constant, membrane))
+    return Plan(on_text, late, erasure.bottlenecks, baked, _notes(bool(baked) and not constant, gate))
 
 
-def _notes(ungated: bool, membrane: Membrane) -> tuple[str, ...]:
+def _notes(ungated: bool, gate: str) -> tuple[str, ...]:
     if not ungated:
         return ()
-    what = f"gate '{membrane.gate}'" if membrane.gate != "always" else "part of the sampling"
+    what = f"gate '{gate}'" if gate != "always" else "part of the sampling"
     return (f"changes of weights act on every prompt: the {what} is not used for them",)

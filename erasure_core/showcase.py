@@ -36,9 +36,11 @@ def run(concept: str, anchor: str, out: Path | str, progress: Progress | None = 
     erasure = erase(model, wanted)
     seconds = time.perf_counter() - started
     groups = demo_groups(wanted.target, size)
-    result = bench(model, [Membrane(erasure)], groups, load_detector(), folder / "bench", progress=progress)
+    result = bench(
+        model, [Membrane(erasure, gate="always")], groups, load_detector(), folder / "bench", progress=progress
+    )
     files = _save(erasure, model, folder, wanted)
-    with apply(model, Membrane(erasure)) as applied:
+    with apply(model, Membrane(erasure, gate="always")) as applied:
         receipt = applied.receipt
     facts = _Facts(wanted, erasure, seconds, files, receipt)
     sheet = result_sheet(result, folder / SHEET, facts.title, facts.footer)

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..erasure_core.acting import Action, Stacks, on_negative, strongest
 from ..erasure_core.chain import Chain, Hooks
 from ..erasure_core.erasure import POOLED_SPACE
-from ..erasure_core.gates import Activation, PromptRow, least_certain
+from ..erasure_core.reading import Activation, PromptRow, least_certain
 from . import host, stamp
 from .wrapper import NEGATIVE, TextWrapper, repeated
 

@@ -78,5 +78,6 @@ class Erase:
         from .show import applied
 
         target = HostModel(model, clip, unique_id)
-        membranes = (Membrane(erase_with(target, concepts, method, options), strength=strength),)
+        erasure = erase_with(target, concepts, method, options)
+        membranes = (Membrane(erasure, strength=strength, gate="always"),)
         return applied(apply(target, membranes), membranes)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ..erasure_core.atomic import write_bytes
+from ..erasure_core.calibration import fitted
 from ..erasure_core.closed_form import METHODS
 from ..erasure_core.combine import METHOD as SUM
 from ..erasure_core.erasure import Erasure
@@ -25,6 +26,7 @@ from .reading import Base, memory, read
 
 PROPERTY = "membrane"  # of a node in a workflow: what its file was
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
+_NAMES = ("phrases", "neighbours", "rows")  # of what feeds a gate: the rest is measured again with the recipe
 _RECIPE_LIMIT = 100_000  # characters; longer recipes would bloat every picture that stores its workflow
 
 
@@ -93,6 +95,8 @@ def write(
     membranes = checked(membranes)
     target = _target(membranes, form, model, clip, node_id)
     erasure = join([(solved(target, m)[0], float(m.strength)) for m in membranes], target)
+    if target is not None and form == "native":
+        erasure = fitted(erasure, target)
     data = dump(erasure, form, None if target is None else target.weights(), _DTYPES[precision])
     folder = host.folder_for(host.FOLDERS[0] if form == "native" else host.FOLDERS[1])
     path = _place(name.strip(), folder)
@@ -153,7 +157,7 @@ def _reference(path: Path, erasure: Erasure) -> dict[str, Any]:
         "sha256": digest_of(path, memory(), host.stop_if_asked),
         "bytes": path.stat().st_size,
         "recipe": recipe,
-        "gate": dict(erasure.gate) if recipe else {},
+        "gate": {key: erasure.gate[key] for key in _NAMES if key in erasure.gate} if recipe else {},
     }
 
 

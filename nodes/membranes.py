@@ -42,10 +42,12 @@ class LoadMembrane:
                 "gate": (
                     list(GATES),
                     {
-                        "default": "always",
-                        "tooltip": "When it acts. always = for every prompt; words = for prompts that name the "
-                        "concept; likeness = as far as the text's vectors are like it; either = the larger of the "
-                        "two; both = their product. Closed = the picture stays the same to the last bit.",
+                        "default": "auto",
+                        "tooltip": "When it acts. auto = calibrated if the file says what it erases, else always; "
+                        "calibrated = for prompts that name the concept, partly for those that describe it; words = "
+                        "only if named; likeness = by the text's vectors; either = the larger of these two; both = "
+                        "their product; transport = as published with SPM; always = for every prompt. Closed = the "
+                        "picture stays the same to the last bit.",
                     },
                 ),
             },

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..erasure_core.erasure import POOLED_SPACE, EmbeddingMap
 from ..erasure_core.firewall import Firewall, Touch, mapped_context, mapped_pooled
-from ..erasure_core.gates import PromptRow
+from ..erasure_core.reading import PromptRow
 from . import host, stamp
 from .acting import EVENT
 from .wrapper import NEGATIVE, TextWrapper

@@ -9,8 +9,8 @@ from typing import Any
 
 from ..erasure_core.erasure import Erasure
 from ..erasure_core.formats import erasure_report
-from ..erasure_core.gates import Activation, least_certain
 from ..erasure_core.membranes import Applied
+from ..erasure_core.reading import Activation, least_certain
 from .files import Found
 from .guarding import Guarded
 

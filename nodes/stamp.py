@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..erasure_core.gates import PromptRow, content_ids
+from ..erasure_core.reading import PromptRow, content_ends, content_ids
 from . import host
 
 END = 49407  # the end-of-text token of every CLIP tokenizer
@@ -54,7 +54,9 @@ def read(stamp: Mapping[str, Any] | None, rows: Tensor) -> list[tuple[PromptRow,
     if stamp and stamp.get("size") == list(rows.shape[:2]) == [1, rows.shape[1]]:
         norm = stamp.get("norm", 0.0)
         if abs(_norm(rows) - norm) <= _SAME * max(norm, 1e-12):
-            return [(PromptRow(rows[0], content_ids(stamp["ids"], END)), stamp.get("text", ""))]
+            chunks = stamp["ids"]
+            ends = content_ends(chunks, END, rows.shape[1])
+            return [(PromptRow(rows[0], content_ids(chunks, END), ends), stamp.get("text", ""))]
     shown = stamp.get("text", "") if stamp else ""
     return [(PromptRow(row), shown and f"{shown} ...") for row in rows]
 

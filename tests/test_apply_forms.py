@@ -34,9 +34,9 @@ def test_map_on_text_baked_weights_and_lora_factors_agree(demo, options):
     erasure = erase(demo, "circle -> square", **options)
     hidden = demo.encode([PROMPT, "a blue heart"]).hidden
     plain = unet_output(demo, hidden)
-    with apply(demo, Membrane(erasure), "text", rows="all"):
+    with apply(demo, Membrane(erasure, gate="always"), "text", rows="all"):
         on_text = unet_output(demo, hidden)
-    with apply(demo, Membrane(erasure), "weights"):
+    with apply(demo, Membrane(erasure, gate="always"), "weights"):
         baked = unet_output(demo, hidden)
     t = erasure.maps["clip_l"].matrix()
     mapped_by_hand = unet_output(demo, (hidden.double() @ t.T).float())
@@ -60,7 +60,7 @@ def test_strength_scales_the_change_of_maps_and_weights_alike(demo, circle, stre
     change = circle.maps["clip_l"].matrix() - torch.eye(64)
     expected = unet_output(demo, (hidden.double() @ (torch.eye(64) + strength * change).T).float())
     for act_on in ("text", "weights"):
-        with apply(demo, Membrane(circle, strength=strength), act_on, rows="all"):
+        with apply(demo, Membrane(circle, strength=strength, gate="always"), act_on, rows="all"):
             found = unet_output(demo, hidden)
         assert (found - expected).norm() / expected.norm() < 1e-5
 
@@ -83,7 +83,7 @@ def test_cond_leaves_the_negative_prompt_alone(demo, circle, rows):
     hidden, negative = demo.encode([PROMPT]).hidden, demo.encode(["a circle"]).hidden
     t = circle.maps["clip_l"].matrix().float()
     expected = hand_sampled(demo, hidden @ t.T, negative @ t.T if rows == "all" else negative, seed=5)
-    with apply(demo, Membrane(circle), rows=rows):
+    with apply(demo, Membrane(circle, gate="always"), rows=rows):
         found = demo.sample(demo.encode([PROMPT]), demo.encode(["a circle"]), seed=5, steps=3)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-3)
     other = hand_sampled(demo, hidden @ t.T, negative if rows == "all" else negative @ t.T, seed=5)
@@ -95,7 +95,7 @@ def test_without_guidance_every_row_is_the_prompts(demo, circle):
     plain = demo.sample(hidden, seed=5, steps=3, cfg=1.0)
     found = []
     for rows in ("cond", "all"):
-        with apply(demo, Membrane(circle), rows=rows):
+        with apply(demo, Membrane(circle, gate="always"), rows=rows):
             found.append(demo.sample(hidden, seed=5, steps=3, cfg=1.0))
     assert torch.equal(*found)
     assert not torch.equal(found[0], plain)
@@ -111,7 +111,7 @@ def test_a_call_of_the_pipeline_itself_sees_the_map(demo, circle):
     hidden, empty = demo.encode([PROMPT]).hidden, demo.encode([""]).hidden
     expected = call(prompt_embeds=hidden @ t.T, negative_prompt_embeds=empty @ t.T)
     plain = call(prompt=PROMPT)
-    with apply(demo, Membrane(circle)):
+    with apply(demo, Membrane(circle, gate="always")):
         found = call(prompt=PROMPT)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-3)
     assert (found - plain).abs().max() > 0.05
@@ -120,7 +120,7 @@ def test_a_call_of_the_pipeline_itself_sees_the_map(demo, circle):
 
 def test_a_batch_of_one_is_its_picture_in_a_batch_of_several(demo, circle):
     prompts = [PROMPT, "a blue star", "a green moon on a pink background"]
-    for membranes in ([], [Membrane(circle)]):
+    for membranes in ([], [Membrane(circle, gate="always")]):
         with apply(demo, membranes):
             together = demo.decode(demo.sample(demo.encode(prompts), seed=[7, 8, 9], steps=3))
             for i, prompt in enumerate(prompts):
@@ -131,7 +131,7 @@ def test_a_batch_of_one_is_its_picture_in_a_batch_of_several(demo, circle):
 def test_maps_without_rows_or_recipe_are_summed_in_either_form_and_say_so(demo, circle, heart):
     circle, heart = (dataclasses.replace(e, recipe={}, statistics={}) for e in (circle, heart))
     hidden = demo.encode([PROMPT, "a blue heart"]).hidden
-    first, second = Membrane(circle), Membrane(heart, strength=0.6)
+    first, second = Membrane(circle, gate="always"), Membrane(heart, strength=0.6, gate="always")
     change = sum(m.strength * (m.erasure.maps["clip_l"].matrix() - torch.eye(64)) for m in (first, second))
     expected = unet_output(demo, (hidden.double() @ (torch.eye(64) + change).T).float())
     outputs = []

@@ -20,9 +20,9 @@ def as_stored(recipe):
 def test_the_sum_does_what_all_of_them_do(demo, circle, heart):
     circle, heart = (dataclasses.replace(e, recipe={}, statistics={}) for e in (circle, heart))
     prompts = ["a red circle", "a blue heart", "a star"]
-    with apply(demo, [Membrane(circle), Membrane(heart, strength=0.5)]):
+    with apply(demo, [Membrane(circle, gate="always"), Membrane(heart, strength=0.5, gate="always")]):
         separate = picture(demo, prompts)
-    with apply(demo, Membrane(combine([(circle, 1.0), (heart, 0.5)]))):
+    with apply(demo, Membrane(combine([(circle, 1.0), (heart, 0.5)]), gate="always")):
         together = picture(demo, prompts)
     assert (separate - together).abs().max() <= 1e-4  # the list adds up in an order of its own: other rounding
     assert not torch.equal(picture(demo, prompts), together)
@@ -62,7 +62,7 @@ def test_a_recipe_gives_the_same_erasure_bit_by_bit(demo, concepts, options):
 
 
 def test_a_membrane_that_has_only_its_recipe_is_solved_when_applied(demo, circle):
-    with apply(demo, Membrane(circle)):
+    with apply(demo, Membrane(circle, gate="always")):
         expected = picture(demo)
     lost = Membrane(Erasure(recipe=as_stored(circle.recipe), gate=dict(circle.gate)), gate="words", name="lost")
     with apply(demo, lost) as applied:
@@ -73,7 +73,7 @@ def test_a_membrane_that_has_only_its_recipe_is_solved_when_applied(demo, circle
 
 def test_an_empty_erasure_without_a_recipe_is_an_error(demo):
     with pytest.raises(NothingMatched, match="The erasure is empty"):
-        apply(demo, Membrane(Erasure()))
+        apply(demo, Membrane(Erasure(), gate="always"))
 
 
 @pytest.mark.parametrize(

@@ -79,9 +79,9 @@ def test_a_closed_membrane_is_preserved_by_the_open_one(demo, pair):
 
 def test_membranes_in_one_list_are_joined_and_the_receipt_says_so(demo, pair, at_once):
     prompts = ["a red circle", "a blue heart", "a green star"]
-    with apply(demo, Membrane(at_once)):
+    with apply(demo, Membrane(at_once, gate="always")):
         expected = picture(demo, prompts)
-    with apply(demo, [Membrane(erasure) for erasure in pair]) as applied:
+    with apply(demo, [Membrane(erasure, gate="always") for erasure in pair]) as applied:
         assert torch.allclose(picture(demo, prompts), expected, atol=1e-4)
         assert applied.receipt.count("solved jointly with the others on the same text") == 2
     assert not torch.equal(picture(demo, prompts), expected)
@@ -187,7 +187,7 @@ def test_closed_directions_survive_a_list(demo, pair):
     assert joined([closed, pair[1]], demo) is None
     alone = torch.linalg.svdvals(closed.maps["clip_l"].matrix())
     assert (alone < 1e-5).sum() == 2
-    with apply(demo, [Membrane(closed), Membrane(pair[1])]) as applied:
+    with apply(demo, [Membrane(closed, gate="always"), Membrane(pair[1], gate="always")]) as applied:
         assert applied.receipt.count("summed, not joint") == 2
     added = join([(closed, 1.0), (pair[1], 1.0)], demo).maps["clip_l"].matrix()
     apart = closed.maps["clip_l"].matrix() + pair[1].maps["clip_l"].matrix() - torch.eye(64).double()

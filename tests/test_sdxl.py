@@ -14,6 +14,7 @@ from erasure_core.closed_form import erase
 from erasure_core.embeddings import Pair, select_pairs, select_rows
 from erasure_core.erasure import POOLED_WEIGHT, Erasure
 from erasure_core.errors import WrongFamily
+from erasure_core.gates import PromptRow, make_gate, prompt_rows
 from erasure_core.membranes import Membrane, apply
 from erasure_core.models import from_pipeline
 from erasure_core.solver import EditProblem
@@ -119,7 +120,7 @@ def test_only_both_paths_together_close_the_distance_of_a_pair(sdxl, both, act_o
     parts = {"both": both}
     parts |= {space: replace(both, maps={space: both.maps[space]}) for space in both.maps}
     for name, erasure in parts.items():
-        with apply(sdxl, Membrane(erasure), act_on, rows="all"):
+        with apply(sdxl, Membrane(erasure, gate="always"), act_on, rows="all"):
             distance[name] = (output(sdxl, "circle") - goal).norm().item()
     assert distance["none"] > 0.05 * goal.norm().item()
     assert distance["sdxl_lg"] > 0.2 * distance["none"]
@@ -132,16 +133,16 @@ def test_the_method_itself_brings_a_pair_nearer_by_both_paths_than_by_one(sdxl, 
     distance = {}
     for name in ("sdxl_lg", "sdxl_pooled", "both"):
         part = erasure if name == "both" else replace(erasure, maps={name: erasure.maps[name]})
-        with apply(sdxl, Membrane(part), rows="all"):
+        with apply(sdxl, Membrane(part, gate="always"), rows="all"):
             distance[name] = (output(sdxl, "circle") - goal).norm().item()
     assert distance["both"] < min(distance["sdxl_lg"], distance["sdxl_pooled"])
     assert max(distance.values()) < (output(sdxl, "circle") - goal).norm().item()
 
 
 def test_weight_deltas_do_what_the_maps_do(sdxl, erasure):
-    with apply(sdxl, Membrane(erasure), "text", rows="all"):
+    with apply(sdxl, Membrane(erasure, gate="always"), "text", rows="all"):
         mapped = output(sdxl, "a circle")
-    with apply(sdxl, Membrane(erasure), "weights"):
+    with apply(sdxl, Membrane(erasure, gate="always"), "weights"):
         baked = output(sdxl, "a circle")
     plain = output(sdxl, "a circle")
     assert (mapped - baked).norm() / mapped.norm() < 1e-5
@@ -182,7 +183,7 @@ def test_sampling_maps_both_paths_of_the_prompt_only(sdxl, both):
     goal = sdxl.encode(["square"])
     expected = sdxl.sample(goal, negative, seed=2, steps=3)
     plain = sdxl.sample(prompt, negative, seed=2, steps=3)
-    with apply(sdxl, Membrane(both)):
+    with apply(sdxl, Membrane(both, gate="always")):
         found = sdxl.sample(prompt, negative, seed=2, steps=3)
     assert (found - expected).norm() < 0.05 * (plain - expected).norm()
     assert torch.equal(sdxl.sample(prompt, negative, seed=2, steps=3), plain)
@@ -193,9 +194,9 @@ def test_another_familys_erasure_is_refused(sdxl, demo, both):
     with pytest.raises(
         WrongFamily, match=r"clip_l of width 64; this sdxl model has sdxl_lg \(160\), sdxl_pooled \(40\)"
     ):
-        apply(sdxl, Membrane(erase(demo, "circle -> square")))
+        apply(sdxl, Membrane(erase(demo, "circle -> square"), gate="always"))
     with pytest.raises(WrongFamily, match="this sd1 model has"):
-        apply(demo, Membrane(both))
+        apply(demo, Membrane(both, gate="always"))
 
 
 def test_sd2_encodes_with_padding_zero_and_its_own_last_layer(sd2):
@@ -213,8 +214,34 @@ def test_sd2_erases(sd2, act_on):
     erasure = erase(sd2, "circle -> square", generation="2023", expand_prompts=False, lamb=1e-6, protect=0.0)
     goal = output(sd2, "square")
     before = (output(sd2, "circle") - goal).norm()
-    with apply(sd2, Membrane(erasure), act_on, rows="all"):
+    with apply(sd2, Membrane(erasure, gate="always"), act_on, rows="all"):
         after = (output(sd2, "circle") - goal).norm()
     assert before > 0.01 * goal.norm()
     assert after < 0.1 * before
     assert erasure.maps.keys() == {"clip_h"}
+
+
+@pytest.mark.parametrize("kind", ["calibrated", "transport"])
+def test_gates_read_both_encoders_and_long_prompts(sdxl, sd2, kind):
+    filler = ", ".join(["a big green star on a gray background"] * 12)
+    for model in (sdxl, sd2):
+        gate = make_gate(kind, ["circle"], ["star"], model)
+        named, long, other = prompt_rows(model.encode(["a red circle", f"{filler}, a red circle", filler]))
+        assert gate(named).gain == pytest.approx(1) and gate(long).gain == pytest.approx(1)
+        assert gate(other).gain < 1
+        assert 0 <= gate(PromptRow(named.rows)).gain <= 1  # words unknown
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # inside the Euler scheduler
+def test_closed_gates_leave_both_paths_bitwise_alone(sdxl, erasure):
+    def drawn(prompt):
+        return sdxl.sample(sdxl.encode([prompt]), seed=1, steps=1)
+
+    before = {prompt: drawn(prompt) for prompt in ("a red circle", "seven wonderful hats")}
+    for gate, chosen in (("words", "words"), ("auto", "calibrated")):
+        with apply(sdxl, Membrane(erasure, gate=gate)) as applied:
+            after = {prompt: drawn(prompt) for prompt in before}
+        assert applied.receipts[0].gate == chosen
+        assert not torch.equal(after["a red circle"], before["a red circle"])
+        if gate == "words":  # by likeness a random encoder may take anything for anything
+            assert torch.equal(after["seven wonderful hats"], before["seven wonderful hats"])

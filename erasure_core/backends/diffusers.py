@@ -16,9 +16,9 @@ from ..acting import Action
 from ..encoding import EncodedText, TextEncoder, encode_text
 from ..erasure import WeightDelta
 from ..errors import BadInput, WrongFamily
-from ..gates import words_of
 from ..keys import family_of
 from ..models import Encoded
+from ..reading import ends_of, words_of
 from .patching import Patching, PipelinePatch
 from .weights import PipelineWeights, fingerprint, hidden_rows
 
@@ -157,9 +157,10 @@ class DiffusersModel:
         x = self._to(x)
         other = self._negative(negative, count) if cfg > 1 else None
         both = _sized(encoded if other is None else _stack(other, encoded), (height, width))
-        ids = ([] if other is None else words_of(other)) + words_of(encoded)
+        parts = [encoded] if other is None else [other, encoded]
+        ids, ends = ([known for part in parts for known in read(part)] for read in (words_of, ends_of))
         extra = {"generator": generators} if "generator" in inspect.signature(scheduler.step).parameters else {}
-        with self._patching.sampling(ids, negative=len(ids) - count):
+        with self._patching.sampling(ids, ends, negative=len(ids) - count):
             for i, t in enumerate(scheduler.timesteps):
                 inputs = scheduler.scale_model_input(torch.cat([x, x]) if cfg > 1 else x, t)
                 prediction = self._predict(inputs, t, both)

@@ -15,7 +15,7 @@ from ..bottleneck import check_bottlenecks
 from ..chain import Chain, Hooks, Place
 from ..erasure import POOLED_SPACE, WeightDelta, check_deltas
 from ..errors import BadInput
-from ..gates import PromptRow
+from ..reading import PromptRow
 from .weights import PipelineWeights
 
 
@@ -35,9 +35,10 @@ class PipelinePatch:
 
 @dataclass
 class _Run:
-    """One sampling: token ids of every row of the denoiser's batch, which rows are the negative, and their gains."""
+    """One sampling: ids and ends of text of every row of the denoiser's batch, how many are negative, their gains."""
 
     ids: Sequence[tuple[int, ...]]
+    ends: Sequence[tuple[int, ...]]
     negative: int
     gains: tuple[Tensor, Tensor] | None = None
 
@@ -77,9 +78,11 @@ class Patching:
         self._refresh({delta.name for delta in patch.deltas})
 
     @contextmanager
-    def sampling(self, ids: Sequence[tuple[int, ...]], negative: int) -> Iterator[None]:
-        """While the sampler runs: token ids of each row of the denoiser's batch, the negative's coming first."""
-        self._run = _Run(ids, negative)
+    def sampling(
+        self, ids: Sequence[tuple[int, ...]], ends: Sequence[tuple[int, ...]], negative: int
+    ) -> Iterator[None]:
+        """While the sampler runs: token ids and ends of each row of the denoiser's batch, the negative's first."""
+        self._run = _Run(ids, ends, negative)
         try:
             yield
         finally:
@@ -161,7 +164,8 @@ class Patching:
         actions = self._stacks.actions
         own = torch.zeros(len(hidden), len(actions))
         for row in range(len(hidden)):
-            prompt = PromptRow(hidden[row], None if run is None else run.ids[row])
+            known = () if run is None else (run.ids[row], run.ends[row])
+            prompt = PromptRow(hidden[row], *known)
             own[row] = torch.tensor([activation.gain for activation in self._stacks.activations(prompt)])
         gains = own, own
         if run is not None:

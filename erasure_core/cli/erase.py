@@ -76,6 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Solve, save, and say what was made."""
+    from ..calibration import fitted
     from ..closed_form import erase
     from ..concepts import parse_concepts
     from ..formats import save
@@ -100,6 +101,8 @@ def run(options: argparse.Namespace) -> int:
     erasure = erase(model, concepts, method, options.preserve, parity, **settings)
     seconds = time.perf_counter() - begun
     weights = model.weights() if options.form == "lora" else None
+    if options.form == "native":
+        erasure = fitted(erasure, model)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     path = save(erasure, options.out, form=options.form, weights=weights, dtype=dtype(options.dtype))
     with apply(model, Membrane(erasure)) as applied:

@@ -44,6 +44,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE[:STRENGTH]",
         help="a membrane or LoRA file; 0 is off, 1 is full strength (default); may be given again",
     )
+    parser.add_argument(
+        "--gate",
+        default="auto",
+        metavar="KIND",
+        help="when membranes act: auto (default) = on prompts that name or describe what they erase, where that is "
+        "known; always; words; likeness; either; both; calibrated; transport",
+    )
     parser.add_argument("--seed", type=int, default=0, help="first seed (default 0)")
     parser.add_argument("--count", type=int, default=1, help="pictures per prompt, each with the next seed (default 1)")
     parser.add_argument("--steps", type=int, default=20, help="sampling steps (default 20)")
@@ -62,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
     for path in [*paths, options.out / GRID]:
         check_free(path, options.overwrite)
     model = load_model(options.model)
-    membranes = [_membrane(text, model) for text in options.membrane]
+    membranes = [_membrane(text, options.gate, model) for text in options.membrane]
     options.out.mkdir(parents=True, exist_ok=True)
     pictures = []
     with apply(model, membranes) as applied, Progress("step") as progress:
@@ -82,7 +89,7 @@ def _check(options: argparse.Namespace) -> None:
             raise BadInput(f"--{name} is {getattr(options, name)}; it must be from {low} to {high}.")
 
 
-def _membrane(text: str, model: Model) -> Membrane:
+def _membrane(text: str, gate: str, model: Model) -> Membrane:
     """``FILE`` or ``FILE:STRENGTH``; a colon that no number follows belongs to the name.
 
     Of whole weights the model itself is the base.
@@ -97,7 +104,7 @@ def _membrane(text: str, model: Model) -> Membrane:
     strength = _number(tail) if name else None
     header = open_header(Path(text if strength is None else name))
     erasure = load_as(header, model if is_whole(header) else None, None, Reading())
-    return Membrane(erasure, strength=1.0 if strength is None else strength)
+    return Membrane(erasure, strength=1.0 if strength is None else strength, gate=gate)
 
 
 def _number(text: str) -> float | None:

@@ -16,6 +16,7 @@ from .metadata import concepts_of, family_name
 
 _OWN = ("membrane.", "modelspec.")
 _LIMIT = 100
+_MEASURES = ("single words", "whole texts")  # what the calibrated gate compares
 
 
 def file_report(header: Header, erasure: Erasure) -> str:
@@ -145,9 +146,14 @@ def _base(erasure: Erasure) -> list[tuple[str, str]]:
 
 
 def _gate(erasure: Erasure) -> list[tuple[str, str]]:
-    phrases, rows = erasure.gate.get("phrases"), erasure.gate.get("rows")
+    phrases, floor, ceiling = (erasure.gate.get(key) for key in ("phrases", "floor", "ceiling"))
     lines = [("gate", _cut(", ".join(map(str, phrases))))] if phrases else []
-    if rows == "full":
+    if isinstance(floor, list) and isinstance(ceiling, list) and len(floor) == len(ceiling) == len(_MEASURES):
+        ends = zip(_MEASURES, floor, ceiling, strict=True)
+        lines += [
+            ("gate", "; ".join(f"{what}: floor {_number(low)}, ceiling {_number(high)}" for what, low, high in ends))
+        ]
+    if erasure.gate.get("rows") == "full":
         lines.append(("rows", "the negative prompt gets all of it whenever the gate is open"))
     return lines
 

@@ -137,5 +137,5 @@ def test_clip_skip_matters_and_is_noticed(there):
 
 
 def test_the_receipt_says_the_same_here_and_there(demo, here, there):
-    with apply(demo, Membrane(here[0])) as applied:
+    with apply(demo, Membrane(here[0], gate="always")) as applied:
         assert there[0]["receipts"]["last"] == applied.receipt

@@ -42,8 +42,8 @@ const ENGLISH = {
   "strength.tip": "0 = off, 1 = as solved.",
   "gate": "gate",
   "gate.tip":
-    "always = every prompt; words = prompts that name the concept; likeness = texts like it; " +
-    "either = the larger of the two; both = their product.",
+    "always = every prompt; calibrated = prompts that name or describe the concept; words = that name it; " +
+    "likeness = texts like it; either = the larger of the two; both = their product; transport = as published with SPM.",
   "part": "part",
   "part.tip": "The part of the sampling in which it acts: 0 = its start, 1 = its end.",
   "closed": (closed, all) => `${closed} of ${all} closed`,
@@ -53,7 +53,7 @@ const ENGLISH = {
   "why.either": "neither named nor alike",
   "why.both": "not named, or not alike",
   "why.transport": "not like it",
-  "why.calibrated": "neither named nor alike",
+  "why.calibrated": "neither named nor described",
   "why.always": "no effect",
   "family": "family",
   "family.tip": "Kind of model.",
@@ -94,7 +94,8 @@ const CHINESE = {
   "strength.tip": "0 = 关闭，1 = 按求解结果。",
   "gate": "门",
   "gate.tip":
-    "always = 所有提示词；words = 提到该概念的提示词；likeness = 与它相似的文本；either = 两者中较大的；both = 两者之积。",
+    "always = 所有提示词；calibrated = 提到或描述该概念的提示词；words = 提到它的提示词；" +
+    "likeness = 与它相似的文本；either = 两者中较大的；both = 两者之积；transport = 与 SPM 发表的一致。",
   "part": "阶段",
   "part.tip": "在采样的哪一段起作用：0 = 开始，1 = 结束。",
   "closed": (closed, all) => `${all} 个中有 ${closed} 个关闭`,
@@ -104,7 +105,7 @@ const CHINESE = {
   "why.either": "未提到也不相似",
   "why.both": "未提到或不相似",
   "why.transport": "不相似",
-  "why.calibrated": "未提到也不相似",
+  "why.calibrated": "未提到也未描述",
   "why.always": "没有作用",
   "family": "模型类别",
   "family.tip": "模型的种类。",
