@@ -51,11 +51,11 @@ def by_hand(model, changed, prompt, negative, gains, cfg=5.0, steps=4):
 
 def test_run_time_and_baked_in_are_the_same_change(demo, eraser, base):
     plain = sampled(demo, [PROMPT])
-    with apply(demo, Membrane(eraser), rows="all") as applied:
+    with apply(demo, Membrane(eraser, gate="always"), rows="all") as applied:
         late = sampled(demo, [PROMPT])
         assert all(torch.equal(p, base[0][f"unet.{n}"]) for n, p in demo.pipe.unet.named_parameters())
         assert "acts on layers" in applied.receipt
-    with apply(demo, Membrane(eraser), "weights") as applied:
+    with apply(demo, Membrane(eraser, gate="always"), "weights") as applied:
         baked = sampled(demo, [PROMPT])
         assert "acts on weights" in applied.receipt
     assert error(late, baked.double()) <= 1e-5 and error(plain, baked.double()) > 0.05
@@ -92,7 +92,7 @@ def test_it_acts_in_its_part_of_the_sampling_alone(demo, eraser, circle):
     def gains(progress):
         return (0.7 if 0.3 <= progress <= 0.8 else 0,) * 2
 
-    with apply(demo, Membrane(eraser, strength=0.7, start=0.3, end=0.8)) as applied:
+    with apply(demo, Membrane(eraser, gate="always", strength=0.7, start=0.3, end=0.8)) as applied:
         found = sampled(demo, [PROMPT])
     assert "from 0.3 to 0.8 of the sampling" in applied.receipt
     expected = by_hand(demo, eraser.weight_deltas, PROMPT, "", gains)
@@ -109,18 +109,18 @@ def test_it_acts_in_its_part_of_the_sampling_alone(demo, eraser, circle):
 
 
 def test_gain_power_and_chain_mode_are_checked_and_act(demo, eraser):
-    with apply(demo, Membrane(eraser, strength=0.5), chain_mode="official_compat"):
+    with apply(demo, Membrane(eraser, gate="always", strength=0.5), chain_mode="official_compat"):
         found = sampled(demo, [PROMPT])
     assert error(found, by_hand(demo, eraser.weight_deltas, PROMPT, "", lambda p: (0.25, 0.25))) <= 1e-5
     for options in ({"chain_mode": "product"}, {"gain_power": 3}):
         with pytest.raises(BadInput, match=r"chain_mode|gain_power"):
-            apply(demo, Membrane(eraser), **options)
+            apply(demo, Membrane(eraser, gate="always"), **options)
 
 
 def test_whole_differences_that_act_always_are_baked_in_and_gated_ones_are_not(demo, base):
     whole = Erasure(weight_deltas=membrane_on(demo.pipe.unet, 0, 3, KINDS, diff=True), gate={"phrases": ["circle"]})
     heart = picture(demo, ["a blue heart"])
-    with apply(demo, Membrane(whole)) as applied:
+    with apply(demo, Membrane(whole, gate="always")) as applied:
         assert "acts on weights" in applied.receipt
         constant = sampled(demo, [PROMPT])
     with apply(demo, Membrane(whole, gate="words")) as applied:
