@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +33,7 @@ class PipelinePatch:
 
 @dataclass
 class _Run:
-    """One sampling: token ids of every row of the denoiser's batch, which rows are the negative, and their gains."""
+    """Rows of one kind of batch: token ids of each, how many come before the prompts, and their gains."""
 
     ids: Sequence[tuple[int, ...]]
     negative: int
@@ -70,14 +70,22 @@ class Patching:
         self._active.remove(patch)
         self._refresh({delta.name for delta in patch.deltas})
 
-    @contextmanager
-    def sampling(self, ids: Sequence[tuple[int, ...]], negative: int) -> Iterator[None]:
-        """While the sampler runs: token ids of each row of the denoiser's batch, the negative's coming first."""
-        self._run = _Run(ids, negative)
-        try:
-            yield
-        finally:
-            self._run = None
+    def rows(self, ids: Sequence[tuple[int, ...]], negative: int) -> Callable[[], AbstractContextManager[None]]:
+        """Token ids of each row of a batch, of which the first ``negative`` are not prompts.
+
+        The result is entered around every evaluation of such a batch; gains are found once for all of them.
+        """
+        run = _Run(ids, negative)
+
+        @contextmanager
+        def evaluating() -> Iterator[None]:
+            self._run = run
+            try:
+                yield
+            finally:
+                self._run = None
+
+        return evaluating
 
     @torch.no_grad()
     def _refresh(self, names: set[str]) -> None:

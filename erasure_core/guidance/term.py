@@ -122,15 +122,13 @@ class GuidanceTerm:
         return self.strength * (own if self.scale is None else self.scale)
 
     def inactive(self, cfg: float) -> str:
-        """Why the term does nothing at this guidance scale, in one sentence; empty if it acts."""
-        if self.factor(cfg) and any(edit.weight for edit in self.edits):
+        """Why a term that is not off does nothing at this guidance scale, in one sentence; empty if it acts."""
+        if not self.strength or not self.edits or self.factor(cfg):
             return ""
-        if self.strength and self.edits and self.injection == "replace":
-            return (
-                f"The guidance '{self.name}' replaces the empty prompt, which is not used at guidance scale (cfg) "
-                f"{cfg:g}, so it does nothing. Use a scale above 1, or 'negation'."
-            )
-        return f"The guidance '{self.name}' is off: it has no concept, or its strength is 0."
+        return (
+            f"The guidance '{self.name}' stands in the place of the empty prompt, which is not used at guidance scale "
+            f"(cfg) {cfg:g}, so it does nothing. Use a scale above 1, or 'negation'."
+        )
 
     def _on(self, at: Moment, cfg: float) -> bool:
         return bool(self.factor(cfg)) and self.window.gain(at.progress) > 0
@@ -195,9 +193,11 @@ class GuidanceTerm:
 
     def _with_momentum(self, parts: dict[int, Tensor], gamma: Tensor | None, state: State, at: Moment) -> Tensor | None:
         """Gamma with what was gathered; before the last edit has begun those that have, without."""
-        gathered = state.memory.get(_GATHERED)
+        gathered: Tensor | None = state.memory.get(_GATHERED)
         begun = all(at.progress >= edit.window.start - 1e-6 for edit in self.edits if edit.weight)
         if gamma is None:
+            if gathered is None:
+                return None
             gamma = torch.zeros_like(gathered)
         full, state.memory[_GATHERED] = self.momentum(gamma, gathered, add=begun or self.gather)
         if begun:

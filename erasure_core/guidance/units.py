@@ -22,9 +22,8 @@ from ..errors import BadInput
 KINDS = ("eps", "v", "flow", "x0", "flow-x0")
 """What a denoiser returns; the last two are pictures that a host has already computed, of eps or v models and flows."""
 
-_LEAST = (
-    1e-4  # a v model without any signal says nothing about eps; its differences must survive the way there and back
-)
+# without any signal a v model says nothing about eps, but its differences must survive the way there and back
+_LEAST = 1e-4
 
 
 def wide(tensor: Tensor) -> Tensor:
@@ -64,7 +63,7 @@ class Units:
 
     @classmethod
     def variance_exploding(cls, sigma: float, flow: bool = False) -> Units:
-        """Units of pictures x0 beside ``x = x0 + sigma * eps`` (flows: the straight line), as k-diffusion hosts hold them."""
+        """Units of pictures x0 beside ``x = x0 + sigma * eps`` (flows: the straight line), as many hosts hold them."""
         return cls("flow-x0", 1 - sigma, sigma) if flow else cls("x0", 1.0, sigma)
 
     @property

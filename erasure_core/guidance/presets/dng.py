@@ -31,6 +31,9 @@ class Settings(Windowed):
     prior: float = number(0.01, 1e-4, 0.5, "belief at the start")
     tau: float = number(0.25, 0.05, 1.0, "temperature: how much a step's evidence counts")
     delta: float = number(0.003, -1.0, 1.0, "offset added to the evidence")
+    limit: float | None = number(
+        None, 0.2, 4.0, "as for every method; left out: none with evidence=kernel, as published, else 1"
+    )
     p_max: float = number(0.9, 0.5, 0.99, "highest belief")
     kappa: float = number(2.0, 0.0, 100.0, "how much approximate evidence counts")
     evidence: str = choice("auto", ("auto", "kernel", "predictions"), "auto: the kernel's if the sampler has one")
@@ -41,6 +44,8 @@ class Settings(Windowed):
 def build(concepts: Sequence[Concept], settings: Settings) -> GuidanceTerm:
     """The term: a belief for each concept and picture."""
     guided = settings.base == "cfg"
+    # with approximate evidence a prompt that is the concept soon has p_max, a push of 100 times the direction
+    limit = 1.0 if settings.limit is None and settings.evidence != "kernel" else settings.most
     gate = Posterior(
         settings.lambda0, settings.prior, settings.tau, settings.delta, settings.p_max, settings.evidence,
         settings.kappa, guided, settings.self_off,
@@ -50,4 +55,4 @@ def build(concepts: Sequence[Concept], settings: Settings) -> GuidanceTerm:
         for c in concepts
         if settings.lambda0
     )
-    return GuidanceTerm(NAME, edits, "absolute", limit=settings.most, strength=settings.strength)
+    return GuidanceTerm(NAME, edits, "absolute", limit=limit, strength=settings.strength)
