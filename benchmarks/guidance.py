@@ -4,7 +4,7 @@ Four sets of prompts for each shape, drawn without and with each method from the
 "target": 128 pictures that name the shape with a colour (8 colours x 16 seeds); "bare": 128 pictures of the prompt that
 is the concept's own text; "others": 168 of the other shapes (7 shapes x 8 colours x 3 seeds), counted by shape and by
 colour. The detector counts what is still drawn. Evaluations are the denoiser's rows over those of guidance alone.
-Counts go to benchmarks/results/guidance.json after each method; what stands there is not drawn again.
+Counts go to benchmarks/results/guidance.json after each set; what stands there is not drawn again.
 """
 
 from __future__ import annotations
@@ -79,17 +79,17 @@ def count(model: Any, detector: Any, wanted: Sequence[Shot], terms: Sequence[Gui
 
 
 def table(records: Mapping[str, Any]) -> str:
-    """One line per shape and method; kept = after over before on the same prompts and seeds."""
+    """One line per shape and method; kept = after over before on the same prompts and seeds; - is not measured."""
     lines = [f"{'shape':9}{'method':20}{'target':>26}{'bare concept':>26}{'others kept':>12}{'colour':>8}{'evals':>7}"]
     for key, record in records.items():
         shape, method = key.split(": ")
-        base = records.get(f"{shape}: none", record)
-        kept = [100 * record["others"][a][0] / max(1, base["others"][a][0]) for a in ("shape", "colour")]
-        rates = [str(Rate(*record[name]["shape"])) for name in ("target", "bare")]
-        lines.append(
-            f"{shape:9}{method:20}{rates[0]:>26}{rates[1]:>26}{kept[0]:>11.1f}%{kept[1]:>7.1f}%"
-            f"{record['target']['evaluations']:>7.2f}"
-        )
+        base = records.get(f"{shape}: none", {})
+        rates = [str(Rate(*record[name]["shape"])) if name in record else "-" for name in ("target", "bare")]
+        kept = ["-", "-"]
+        if "others" in record and "others" in base:
+            kept = [f"{100 * record['others'][a][0] / base['others'][a][0]:.1f}%" for a in ("shape", "colour")]
+        cost = next(iter(record.values()))["evaluations"]
+        lines.append(f"{shape:9}{method:20}{rates[0]:>26}{rates[1]:>26}{kept[0]:>12}{kept[1]:>8}{cost:>7.2f}")
     return "\n".join(lines)
 
 
@@ -98,6 +98,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", default=["circle"], choices=SHAPES)
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
+    parser.add_argument("--sets", nargs="+", default=["target", "bare", "others"], choices=("target", "bare", "others"))
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "guidance.json")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -107,17 +108,18 @@ def main() -> int:
     records: dict[str, Any] = old.get("records", {}) if old.get("setting") == head else {}
     for shape in options.shapes:
         for method in options.methods:
-            if f"{shape}: {method}" in records:
-                continue
             name, settings = METHODS[method]
             terms = [guidance.make_with(name, f"{shape} -> {ANCHOR[shape]}", settings)] if name else []
-            sets = shots(shape)
-            records[f"{shape}: {method}"] = {group: count(model, detector, sets[group], terms) for group in sets}
-            options.out.parent.mkdir(parents=True, exist_ok=True)
-            part = options.out.with_suffix(".part")
-            part.write_text(json.dumps({"setting": head, "records": records}, indent=1) + "\n", encoding="utf-8")
-            part.replace(options.out)
-            print(f"{shape}: {method} {records[f'{shape}: {method}']}", file=sys.stderr, flush=True)
+            for group, wanted in shots(shape).items():
+                record = records.setdefault(f"{shape}: {method}", {})
+                if group in record or group not in options.sets:
+                    continue
+                record[group] = count(model, detector, wanted, terms)
+                print(f"{shape}: {method}: {group} {record[group]}", file=sys.stderr, flush=True)
+                options.out.parent.mkdir(parents=True, exist_ok=True)
+                part = options.out.with_suffix(".part")
+                part.write_text(json.dumps({"setting": head, "records": records}, indent=1) + "\n", encoding="utf-8")
+                part.replace(options.out)
     print(table(records))
     return 0
 
