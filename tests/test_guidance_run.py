@@ -234,6 +234,12 @@ def test_a_plain_negative_prompt_stands_in_for_the_empty_one():
     assert asked[12:] == [Needs(uncond=True)] * 8
     found = combined([guidance.negative("circle")])
     assert all(torch.equal(f, n + W * (c - n)) for f, n, c in zip(found, N, C, strict=True))
+    short = guidance.sega("square", warmup="0", cooldown="0.3", momentum_scale=0.9)  # its momentum outlives it
+    both, own = combined([guidance.negative("circle"), short]), combined([short])
+    for i in range(STEPS):
+        expected = N[i] + W * (C[i] - N[i]) + own[i] - PLAIN[i]
+        assert torch.allclose(both[i], expected, atol=1e-12)
+    assert differs([own[6]], [PLAIN[6]]) > 0.01
     beside = combined([guidance.negative("circle"), guidance.negation("square")])
     expected = [n + W * (c - n) - W * (a - u) for n, c, a, u in zip(N, C, A, U, strict=True)]
     assert differs(beside, expected) < 1e-12

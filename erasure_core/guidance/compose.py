@@ -44,7 +44,7 @@ class Run:
             state.enter(at.sigma, shape)
         pairs = list(zip(self.terms, self._states, strict=True))
         wanted = [term.needs(state, at, self.cfg) for term, state in pairs]
-        acting = [pair for pair, need in zip(pairs, wanted, strict=True) if need.texts or need.uncond]
+        acting = [(term, state) for term, state in pairs if term.acts(state, at, self.cfg)]
         if self.cfg != 1 and len(acting) == 1 and self.limit == math.inf:
             text = acting[0][0].replaces(acting[0][1], at, self.cfg)
             if text is not None:

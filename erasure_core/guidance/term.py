@@ -152,12 +152,12 @@ class GuidanceTerm:
         """What has to be predicted for this term now."""
         awake = [self.edits[i] for i in self.awake(state, at, cfg)]
         texts = dict.fromkeys(text for edit in awake for text in edit.texts)
-        limits = self.limit < math.inf and (bool(awake) or self._coasts(state, at, cfg))
+        limits = self.limit < math.inf and self.acts(state, at, cfg)
         return Needs(limits or any(edit.uncond for edit in awake), tuple(texts))
 
-    def _coasts(self, state: State, at: Moment, cfg: float) -> bool:
-        """Whether momentum is left to be used up."""
-        return self._on(at, cfg) and _GATHERED in state.memory
+    def acts(self, state: State, at: Moment, cfg: float) -> bool:
+        """Whether it may change anything now: an edit is awake, or momentum is left to be used up."""
+        return bool(self.awake(state, at, cfg)) or (self._on(at, cfg) and _GATHERED in state.memory)
 
     def replaces(self, state: State, at: Moment, cfg: float) -> str | None:
         """The text that this term merely puts in the place of the unconditional at this moment, if it does no more."""
@@ -176,9 +176,9 @@ class GuidanceTerm:
         ``traces``: what it did is appended there.
         """
         at = predictions.at
-        awake = self.awake(state, at, predictions.cfg)
-        if not awake and not self._coasts(state, at, predictions.cfg):
+        if not self.acts(state, at, predictions.cfg):
             return None
+        awake = self.awake(state, at, predictions.cfg)
         seen: list[EditTrace] | None = None if traces is None else []
         parts = {i: self._edit(i, state.memory, predictions, seen) for i in awake}
         gamma = _sum(parts.values())
