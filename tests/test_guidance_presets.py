@@ -243,6 +243,8 @@ def test_the_names_are_functions_too():
 def test_aliases_are_one_text_and_weights_count():
     term = guidance.negation([Concept("gun", aliases=("rifle", "pistol"), weight=2.0)])
     assert [(edit.text, edit.weight) for edit in term.edits] == [("gun, rifle, pistol", -2.0)]
+    literal = guidance.all_but_one(Concept("a (b:2)", anchor="(c)"))  # a concept is no prompt with weights in it
+    assert [edit.text for edit in literal.edits] == [r"a \(b:2\)", r"\(c\)"]
 
 
 @pytest.mark.parametrize(

@@ -36,23 +36,25 @@ class Denoiser(Protocol):
 class Branches:
     """Prompts, the negative prompt and the texts of guidance terms, as rows of one batch; one object per sampling.
 
-    ``encoded`` and ``negative`` hold as many prompts; ``negative`` is asked for when first needed. ``predict``
-    evaluates a batch, ``rows`` says whose rows they are while it does. Rows of guidance come with the negative's, so
-    membranes that act on prompts alone leave them as they are: what is to be pushed away has to be known.
+    ``prompts(progress)`` are the prompts' texts at a part of the run, always as many; ``negative()`` as many, asked for
+    when first needed. ``predict`` evaluates a batch, ``rows`` says whose rows they are while it does. Rows of guidance
+    come with the negative's, so membranes that act on prompts alone leave them as they are: what is to be pushed away
+    has to be known.
     """
 
     def __init__(
         self,
         model: Denoiser,
         scheduler: Any,
-        encoded: Encoded,
+        prompts: Callable[[float], Encoded],
         negative: Callable[[], Encoded],
         cfg: float,
         guidance: Sequence[GuidanceTerm],
         predict: Callable[[Tensor, Tensor, Encoded], Tensor],
         rows: Callable[[Sequence[tuple[int, ...]], int], _Rows],
     ) -> None:
-        self._model, self._encoded, self._make_negative = model, encoded, negative
+        self._model, self._prompts, self._make_negative = model, prompts, negative
+        self._now = prompts(0.0)
         self._predict, self._rows = predict, rows
         self._cfg = cfg if cfg > 1 else 1.0
         self._kind = _kind(scheduler) if guidance else "eps"
@@ -71,6 +73,9 @@ class Branches:
         sigma = self._clock.sigma_at(float(t))
         at = Moment(sigma, self._clock.progress(sigma))
         needs = self._run.needs(at, x.shape)
+        now = self._prompts(at.progress)
+        if now is not self._now:
+            self._now, self._stacks = now, {}
         if needs not in self._stacks:
             self._stacks[needs] = self._stack(needs)
         both, count, evaluating = self._stacks[needs]
@@ -87,11 +92,11 @@ class Branches:
         """A batch: unconditional or what stands for it, further texts, prompts; how many of these; whose rows."""
         parts = [self._text(needs.stand_in)] if needs.uncond else []
         parts += [self._text(text) for text in needs.texts]
-        ids = [row for part in (*parts, self._encoded) for row in words_of(part)]
-        stacked = self._encoded
+        ids = [row for part in (*parts, self._now) for row in words_of(part)]
+        stacked = self._now
         for part in reversed(parts):
             stacked = stack(part, stacked)
-        return stacked, len(parts) + 1, self._rows(ids, len(ids) - len(self._encoded))
+        return stacked, len(parts) + 1, self._rows(ids, len(ids) - len(self._now))
 
     def _text(self, text: str | None) -> Encoded:
         """A text, or for None the negative prompt, once for each prompt."""
@@ -99,7 +104,7 @@ class Branches:
             if text is None:
                 self._known[text] = self._make_negative()
             else:
-                self._known[text] = self._model.encode([text]).take([0] * len(self._encoded))
+                self._known[text] = self._model.encode([text]).take([0] * len(self._now))
         return self._known[text]
 
 

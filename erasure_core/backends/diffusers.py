@@ -168,10 +168,10 @@ class DiffusersModel:
         branches = Branches(
             self,
             scheduler,
-            encoded,
-            lambda: self._negative(negative, count),
-            cfg,
-            guidance,
+            prompts=lambda progress: encoded,
+            negative=lambda: self._negative(negative, count),
+            cfg=cfg,
+            guidance=guidance,
             predict=lambda x, t, rows: self._predict(x, t, _sized(rows, (height, width))),
             rows=self._patching.rows,
         )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from ...concepts import Concept
 from ...options import flag, number
+from ...prompts import escape
 from ..projections import Share, Whole
 from ..term import Edit, GuidanceTerm
 from .common import Windowed, words
@@ -42,5 +43,5 @@ def build(concepts: Sequence[Concept], settings: Settings) -> GuidanceTerm:
         edits.append(Edit(text, -settings.g * concept.weight, projection=part, window=settings.window))
         if concept.anchor:
             towards = settings.h * concept.weight
-            edits.append(Edit(concept.anchor, towards, projection=part, window=settings.window))
+            edits.append(Edit(escape(concept.anchor), towards, projection=part, window=settings.window))
     return GuidanceTerm(NAME, tuple(edits), "cfg", limit=settings.most, strength=settings.strength)

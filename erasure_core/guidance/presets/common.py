@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from ...concepts import Concept
 from ...errors import BadInput
 from ...options import choice, number
+from ...prompts import escape
 from ..progress import MODES, RAMP, Window
 
 
@@ -48,8 +49,8 @@ class Windowed(Shared):
 
 
 def words(concept: Concept) -> str:
-    """The text that stands for a concept: its phrases with commas between them."""
-    return ", ".join(concept.phrases)
+    """The prompt that stands for a concept: its phrases, taken literally, with commas between them."""
+    return escape(", ".join(concept.phrases))
 
 
 def each(text: str, count: int, name: str) -> list[float]:
