@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from . import models
+from . import guidance, models
 from .closed_form import METHODS, erase
 from .concepts import Concept, ConceptSet, parse_concepts
 from .erasure import EmbeddingMap, Erasure, MapFactor, WeightDelta
@@ -52,6 +52,7 @@ __all__ = [
     "WrongFamily",
     "apply",
     "erase",
+    "guidance",
     "load",
     "models",
     "parse_concepts",

@@ -16,6 +16,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from .acting import Action
     from .erasure import WeightDelta
+    from .guidance import GuidanceTerm
 
 
 @dataclass(frozen=True)
@@ -135,8 +136,12 @@ class Model(EditableModel, Protocol):
         cfg: float = 5.0,
         size: tuple[int, int] | None = None,
         callback: Callable[[int, int], None] | None = None,
+        guidance: Sequence[GuidanceTerm] = (),
     ) -> Tensor:
-        """Latents [B, c, h, w]; picture i starts from the noise of its own seed, whatever the batch."""
+        """Latents [B, c, h, w]; picture i starts from the noise of its own seed, whatever the batch.
+
+        ``guidance``: terms of :mod:`erasure_core.guidance` that act on the way; those that are off change no bit.
+        """
 
     def decode(self, latents: Tensor) -> Tensor:
         """Pictures [B, 3, H, W] in 0..1, float32 on the processor."""

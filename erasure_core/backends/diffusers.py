@@ -16,9 +16,10 @@ from ..acting import Action
 from ..encoding import EncodedText, TextEncoder, encode_text
 from ..erasure import WeightDelta
 from ..errors import BadInput, WrongFamily
+from ..guidance import GuidanceTerm
 from ..keys import family_of
 from ..models import Encoded
-from ..reading import ends_of, words_of
+from .branches import Branches, repeat_to
 from .patching import Patching, PipelinePatch
 from .weights import PipelineWeights, fingerprint, hidden_rows
 
@@ -46,6 +47,8 @@ class DiffusersModel:
         self.clip_skip = clip_skip or (2 if self._family == "sdxl" else 1)
         self._patching = Patching(pipe, self._weights)
         self._encoders = self._make_encoders()
+        self.evaluations = 0
+        """Rows that the denoiser has evaluated for this object so far; plain guidance takes 2 per picture and step."""
 
     @property
     def family(self) -> str:
@@ -114,7 +117,7 @@ class DiffusersModel:
         """Encode prompts of any length, weights and brackets treated as the host does."""
         parts = {encoder.name: encode_text(encoder, prompts) for encoder in self._encoders}
         first = next(iter(parts.values()))
-        hidden = torch.cat([_repeat_to(p.hidden, _common(parts)) for p in parts.values()], dim=-1)
+        hidden = torch.cat([repeat_to(p.hidden, _common(parts)) for p in parts.values()], dim=-1)
         extras: dict[str, Any] = {"chunks": first.chunks}
         pooled = None
         if self._family == "sdxl":
@@ -130,6 +133,7 @@ class DiffusersModel:
         added = None
         if encoded.pooled is not None:
             added = {"text_embeds": self._to(encoded.pooled), "time_ids": self._to(encoded.extras["time_ids"])}
+        self.evaluations += len(x)
         result: Tensor = self.pipe.unet(
             x, t, encoder_hidden_states=self._to(encoded.hidden), added_cond_kwargs=added, return_dict=False
         )[0]
@@ -145,8 +149,13 @@ class DiffusersModel:
         cfg: float = 5.0,
         size: tuple[int, int] | None = None,
         callback: Callable[[int, int], None] | None = None,
+        guidance: Sequence[GuidanceTerm] = (),
     ) -> Tensor:
-        """Latents [B, c, h, w]; picture i starts from its own seed's noise. ``callback(step, steps)`` may raise."""
+        """Latents [B, c, h, w]; picture i starts from its own seed's noise. ``callback(step, steps)`` may raise.
+
+        ``guidance``: terms of :mod:`erasure_core.guidance`, whose texts share the prompts' batch. A term that does
+        nothing at this scale is named in a log line.
+        """
         count = len(encoded)
         generators = [torch.Generator().manual_seed(s) for s in _seeds(seed, count)]
         height, width = size or self.size
@@ -155,21 +164,22 @@ class DiffusersModel:
         scheduler.set_timesteps(steps)
         x = torch.stack([torch.randn(shape, generator=g) for g in generators]) * scheduler.init_noise_sigma
         x = self._to(x)
-        other = self._negative(negative, count) if cfg > 1 else None
-        both = _sized(encoded if other is None else _stack(other, encoded), (height, width))
-        parts = [encoded] if other is None else [other, encoded]
-        ids, ends = ([known for part in parts for known in read(part)] for read in (words_of, ends_of))
         extra = {"generator": generators} if "generator" in inspect.signature(scheduler.step).parameters else {}
-        with self._patching.sampling(ids, ends, negative=len(ids) - count):
-            for i, t in enumerate(scheduler.timesteps):
-                inputs = scheduler.scale_model_input(torch.cat([x, x]) if cfg > 1 else x, t)
-                prediction = self._predict(inputs, t, both)
-                if cfg > 1:
-                    without, with_ = prediction.chunk(2)
-                    prediction = without + cfg * (with_ - without)
-                x = scheduler.step(prediction, t, x, return_dict=False, **extra)[0]
-                if callback is not None:
-                    callback(i + 1, len(scheduler.timesteps))
+        branches = Branches(
+            self,
+            scheduler,
+            prompts=lambda progress: encoded,
+            negative=lambda: self._negative(negative, count),
+            cfg=cfg,
+            guidance=guidance,
+            predict=lambda x, t, rows: self._predict(x, t, _sized(rows, (height, width))),
+            rows=self._patching.rows,
+        )
+        for i, t in enumerate(scheduler.timesteps):
+            prediction = branches(scheduler.scale_model_input(x, t), t)
+            x = scheduler.step(prediction, t, x, return_dict=False, **extra)[0]
+            if callback is not None:
+                callback(i + 1, len(scheduler.timesteps))
         return x
 
     def _negative(self, negative: Encoded | None, count: int) -> Encoded:
@@ -240,24 +250,6 @@ def _encoder(name: str, tokenizer: Any, module: Any, clip_skip: int, normed: boo
 
 def _common(parts: Mapping[str, EncodedText]) -> int:
     return math.lcm(*(part.hidden.shape[1] for part in parts.values()))
-
-
-def _repeat_to(rows: Tensor, length: int) -> Tensor:
-    return rows if rows.shape[1] == length else rows.repeat(1, length // rows.shape[1], 1)
-
-
-def _stack(first: Encoded, second: Encoded) -> Encoded:
-    """Two batches as one; the shorter text is repeated to the common length, as the hosts do."""
-    length = math.lcm(first.hidden.shape[1], second.hidden.shape[1])
-    both = [_repeat_to(part.hidden, length) for part in (first, second)]
-    pooled = None
-    if first.pooled is not None and second.pooled is not None:
-        pooled = torch.cat([first.pooled, second.pooled])
-    extras = {
-        name: torch.cat([first.extras[name], second.extras[name]])
-        for name in first.extras.keys() & second.extras.keys()
-    }
-    return Encoded(torch.cat(both), {}, torch.empty(0), pooled, extras)
 
 
 def _sized(encoded: Encoded, size: tuple[int, int]) -> Encoded:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +35,7 @@ class PipelinePatch:
 
 @dataclass
 class _Run:
-    """One sampling: ids and ends of text of every row of the denoiser's batch, how many are negative, their gains."""
+    """Rows of one kind of batch: ids and ends of text of each, how many come before the prompts, and their gains."""
 
     ids: Sequence[tuple[int, ...]]
     ends: Sequence[tuple[int, ...]]
@@ -77,16 +77,24 @@ class Patching:
         self._active.remove(patch)
         self._refresh({delta.name for delta in patch.deltas})
 
-    @contextmanager
-    def sampling(
+    def rows(
         self, ids: Sequence[tuple[int, ...]], ends: Sequence[tuple[int, ...]], negative: int
-    ) -> Iterator[None]:
-        """While the sampler runs: token ids and ends of each row of the denoiser's batch, the negative's first."""
-        self._run = _Run(ids, ends, negative)
-        try:
-            yield
-        finally:
-            self._run = None
+    ) -> Callable[[], AbstractContextManager[None]]:
+        """Token ids and ends of text of each row of a batch, of which the first ``negative`` are not prompts.
+
+        The result is entered around every evaluation of such a batch; gains are found once for all of them.
+        """
+        run = _Run(ids, ends, negative)
+
+        @contextmanager
+        def evaluating() -> Iterator[None]:
+            self._run = run
+            try:
+                yield
+            finally:
+                self._run = None
+
+        return evaluating
 
     @torch.no_grad()
     def _refresh(self, names: set[str]) -> None:
@@ -177,7 +185,8 @@ class Patching:
         every = torch.tensor([patch.rows == "all" for patch in self._active for _ in patch.actions])
         text, layers = own.clone(), own.clone()
         text[:negative] *= every
-        if negative:
+        if negative:  # the negative prompts, and as many rows again for each text of guidance
             followed = on_negative(own[negative:], self._stacks.actions)
+            followed = followed.repeat(negative // len(followed), 1)
             layers[:negative] = torch.where(every, own[:negative], followed)
         return text, layers

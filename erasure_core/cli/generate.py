@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 
 from ..errors import BadInput
 from .console import Progress, complain, say
+from .guiding import add_guidance, describe_guidance, read_guidance
 from .shared import add_model, add_overwrite, check_free, load_model
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from ..guidance import GuidanceTerm
     from ..membranes import Membrane
     from ..models import Model
 
@@ -25,6 +27,9 @@ EXAMPLES = """\
   python -m erasure_core generate --prompt "a red circle" --prompt "a blue star" \\
       --membrane no-circle.safetensors --out after
   python -m erasure_core generate --prompt "a red circle" --membrane no-circle.safetensors:0.5 --out half
+  python -m erasure_core generate --prompt "a red circle" --guidance sld --guidance-concepts circle \\
+      --guidance-options preset=strong --out guided
+  python -m erasure_core generate --explain-guidance sld
 """
 GRID = "grid.png"
 _GAP = 4  # pixels between the pictures of the grid
@@ -51,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="when membranes act: auto (default) = on prompts that name or describe what they erase, where that is "
         "known; always; words; likeness; either; both; calibrated; transport",
     )
+    add_guidance(parser)
     parser.add_argument("--seed", type=int, default=0, help="first seed (default 0)")
     parser.add_argument("--count", type=int, default=1, help="pictures per prompt, each with the next seed (default 1)")
     parser.add_argument("--steps", type=int, default=20, help="sampling steps (default 20)")
@@ -68,6 +74,9 @@ def run(options: argparse.Namespace) -> int:
     paths = [options.out / _file_name(i, prompt, seed) for i, (prompt, seed) in enumerate(jobs, start=1)]
     for path in [*paths, options.out / GRID]:
         check_free(path, options.overwrite)
+    guidance = read_guidance(options.guidance)
+    for reason in filter(None, (term.inactive(max(options.cfg, 1.0)) for term in guidance)):
+        complain(f"warning: {reason}")
     model = load_model(options.model)
     membranes = [_membrane(text, options.gate, model) for text in options.membrane]
     options.out.mkdir(parents=True, exist_ok=True)
@@ -76,7 +85,7 @@ def run(options: argparse.Namespace) -> int:
         if membranes:
             complain(applied.receipt)
         for i, (prompt, seed) in enumerate(jobs):
-            pictures.append(_draw(model, prompt, seed, options, _part(progress, i, len(jobs))))
+            pictures.append(_draw(model, prompt, seed, options, guidance, _part(progress, i, len(jobs))))
             _save(pictures[-1], paths[i], _settings(prompt, seed, options))
     _save(_grid(pictures, options.count), options.out / GRID, "")
     say("\n".join(map(str, [*paths, options.out / GRID])))
@@ -115,12 +124,17 @@ def _number(text: str) -> float | None:
 
 
 def _draw(
-    model: Model, prompt: str, seed: int, options: argparse.Namespace, callback: Callable[[int, int], None]
+    model: Model,
+    prompt: str,
+    seed: int,
+    options: argparse.Namespace,
+    guidance: Sequence[GuidanceTerm],
+    callback: Callable[[int, int], None],
 ) -> Image:
     from ..evaluation.cache import to_image
 
     encoded, negative = model.encode([prompt]), model.encode([options.negative])
-    latents = model.sample(encoded, negative, seed, options.steps, options.cfg, callback=callback)
+    latents = model.sample(encoded, negative, seed, options.steps, options.cfg, None, callback, guidance)
     return to_image((model.decode(latents)[0] * 255).round().byte())
 
 
@@ -137,6 +151,8 @@ def _file_name(number: int, prompt: str, seed: int) -> str:
 def _settings(prompt: str, seed: int, options: argparse.Namespace) -> str:
     """The text that galleries read from a picture, in the layout they know."""
     used = "".join(f", Membrane: {Path(text).name}" for text in options.membrane)
+    if options.guidance:
+        used += f", Guidance: {describe_guidance(options.guidance)}"
     return (
         f"{prompt}\nNegative prompt: {options.negative}\n"
         f"Steps: {options.steps}, CFG scale: {options.cfg:g}, Seed: {seed}, Model: {Path(options.model).name}{used}"

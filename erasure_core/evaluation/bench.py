@@ -23,6 +23,7 @@ from .scores import PROFILES, UNDECIDED_SHARE
 from .tally import Pair, clusters_of
 
 if TYPE_CHECKING:
+    from ..guidance import GuidanceTerm
     from ..membranes import Membrane
 
 
@@ -43,13 +44,15 @@ def bench(
     act_on: str = "auto",
     rows: str = "cond",
     weights: str = "neutral",
+    guidance: Sequence[GuidanceTerm] = (),
 ) -> BenchResult:
-    """Measure what ``membranes`` do to ``model`` on the prompts of ``groups``, as read by ``detector``.
+    """Measure what ``membranes`` and ``guidance`` do to ``model`` on prompts of ``groups``, as read by ``detector``.
 
     ``steps``, ``cfg``, ``negative`` and ``size`` (height, width; None = the model's own) are those of every picture;
     ``batch`` pictures are drawn at once. ``act_on`` and ``rows`` go to :func:`erasure_core.membranes.apply`;
     ``weights`` is a profile of :data:`.scores.PROFILES`. ``progress(done, pictures, what)`` is called after each batch;
-    ``should_stop()`` is asked between sampling steps. No membranes at all measures the model against itself.
+    ``should_stop()`` is asked between sampling steps. Neither membranes nor guidance measures the model against
+    itself.
 
     Raises :class:`Interrupted` when stopped (by ``should_stop`` or from the keyboard), with all finished work kept,
     :class:`BadInput` for prompt groups or settings that cannot be used, :class:`CannotWrite` for a full disk.
@@ -62,7 +65,7 @@ def bench(
     height, width = size or model.size
     sampler = Sampler(steps, float(cfg), negative, (height, width), model.scheduler)
     chosen = tuple(membranes) if isinstance(membranes, Sequence) else (membranes,)
-    work = Run(model, chosen, groups, detector, Path(folder), sampler, (act_on, rows), progress)
+    work = Run(model, chosen, groups, detector, Path(folder), sampler, (act_on, rows), progress, tuple(guidance))
     try:
         pairs = work.run(Drawer(model, work.pictures, sampler, batch, should_stop))
     except KeyboardInterrupt as stop:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
+from typing import TYPE_CHECKING
 
 import torch
 
 from ..errors import BadInput, Interrupted
 from ..models import Model
 from .cache import PictureCache, Sampler, Shot, to_bytes
+
+if TYPE_CHECKING:
+    from ..guidance import GuidanceTerm
 
 log = logging.getLogger(__name__)
 ShouldStop = Callable[[], bool]
@@ -30,13 +34,16 @@ class Drawer:
         self._lengths: dict[str, int] = {}
 
     def batches(
-        self, shots: Sequence[Shot], patched: Callable[[], AbstractContextManager[object]] | None = None
+        self,
+        shots: Sequence[Shot],
+        patched: Callable[[], AbstractContextManager[object]] | None = None,
+        guidance: Sequence[GuidanceTerm] = (),
     ) -> Iterator[list[Shot]]:
         """Hand out all shots, batch by batch, each batch drawn as far as it was missing.
 
         The batches are cut from the sorted list of all shots before looking at what is there, so that an interrupted
         run goes on with the same batches and draws the same pixels. ``patched`` is entered before the first picture
-        is drawn, and not at all when nothing is missing.
+        is drawn, and not at all when nothing is missing. ``guidance`` acts on all of them.
         """
         ordered = sorted(set(shots), key=lambda shot: shot.order)
         with ExitStack() as stack:
@@ -48,11 +55,11 @@ class Drawer:
                     assert patched is not None
                     stack.enter_context(patched())
                     entered = True
-                self._draw_all(missing)
+                self._draw_all(missing, guidance)
                 yield part
                 self._stop_if_asked()
 
-    def _draw_all(self, shots: Sequence[Shot]) -> None:
+    def _draw_all(self, shots: Sequence[Shot], guidance: Sequence[GuidanceTerm]) -> None:
         """Prompts of one length at a time: text of two chunks would stretch the others' conditioning."""
         if not shots:
             return
@@ -63,29 +70,29 @@ class Drawer:
             for shot in shots:
                 by_length.setdefault(self._length(shot.prompt), []).append(shot)
         for length in sorted(by_length):
-            self._draw(by_length[length])
+            self._draw(by_length[length], guidance)
 
     def _length(self, prompt: str) -> int:
         if prompt not in self._lengths:
             self._lengths[prompt] = self.model.encode([prompt]).hidden.shape[1]
         return self._lengths[prompt]
 
-    def _draw(self, shots: Sequence[Shot]) -> None:
+    def _draw(self, shots: Sequence[Shot], guidance: Sequence[GuidanceTerm]) -> None:
         """Draw and keep; with too little memory in halves."""
         try:
-            pictures = self._sample(shots)
+            pictures = self._sample(shots, guidance)
         except torch.cuda.OutOfMemoryError:
             if len(shots) == 1:
                 raise
             log.warning("Not enough memory for %d pictures at once; going on in halves.", len(shots))
             half = len(shots) // 2
-            self._draw(shots[:half])
-            self._draw(shots[half:])
+            self._draw(shots[:half], guidance)
+            self._draw(shots[half:], guidance)
             return
         for shot, picture in zip(shots, pictures, strict=True):
             self.cache.store(shot, picture)
 
-    def _sample(self, shots: Sequence[Shot]) -> torch.Tensor:
+    def _sample(self, shots: Sequence[Shot], guidance: Sequence[GuidanceTerm]) -> torch.Tensor:
         encoded = self.model.encode([shot.prompt for shot in shots])
         negative = self.model.encode([self.sampler.negative]).take([0] * len(shots))
         latents = self.model.sample(
@@ -96,6 +103,7 @@ class Drawer:
             cfg=self.sampler.cfg,
             size=self.sampler.size,
             callback=lambda step, steps: self._stop_if_asked(),
+            guidance=guidance,
         )
         # A membrane may drive the model to NaN; such a picture is black, and judged as what it is.
         return to_bytes(torch.nan_to_num(self.model.decode(latents)))

@@ -11,15 +11,24 @@ from .cache import BASE, content_hash
 
 if TYPE_CHECKING:
     from ..erasure import Erasure
+    from ..guidance import GuidanceTerm
     from ..membranes import Membrane
 
 
-def membranes_hash(membranes: Sequence[Membrane], act_on: str = "auto", rows: str = "cond") -> str:
-    """SHA-256 over tensors, gates, strengths and the way of applying; ``"base"`` for no membrane at all."""
-    if not membranes:
+def membranes_hash(
+    membranes: Sequence[Membrane],
+    act_on: str = "auto",
+    rows: str = "cond",
+    guidance: Sequence[GuidanceTerm] = (),
+) -> str:
+    """SHA-256 over tensors, gates, strengths, the way of applying and guidance; ``"base"`` for nothing at all."""
+    if not membranes and not guidance:
         return BASE
     parts = [{"erasure": erasure_hash(membrane.erasure), **_settings(membrane)} for membrane in membranes]
-    return content_hash({"membranes": parts, "act_on": act_on, "rows": rows})
+    content: dict[str, object] = {"membranes": parts, "act_on": act_on, "rows": rows}
+    if guidance:
+        content["guidance"] = [repr(term) for term in guidance]  # frozen dataclasses of numbers and texts
+    return content_hash(content)
 
 
 def erasure_hash(erasure: Erasure) -> str:

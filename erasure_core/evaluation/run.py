@@ -21,6 +21,7 @@ from .stability import Moves, moves
 from .tally import Pair
 
 if TYPE_CHECKING:
+    from ..guidance import GuidanceTerm
     from ..membranes import Membrane
 
 Progress = Callable[[int, int, str], None]
@@ -41,6 +42,7 @@ class Run:
         sampler: Sampler,
         way: tuple[str, str],
         progress: Progress | None,
+        guidance: tuple[GuidanceTerm, ...] = (),
     ) -> None:
         _make_folder(folder)
         self.model, self.membranes, self.groups, self.detector = model, membranes, groups, detector
@@ -49,7 +51,8 @@ class Run:
         self.pictures = PictureCache(folder / "pictures")
         self.records = RecordFile(folder)
         self.checkpoint = model.fingerprint
-        self.membrane = membranes_hash(self.membranes, *way)
+        self.guidance = guidance
+        self.membrane = membranes_hash(self.membranes, *way, guidance)
         self.shots = self._plan()
         self._done = 0
 
@@ -90,7 +93,7 @@ class Run:
         # sides, and a membrane that does nothing gives the same bits.
         alone = {s for s, uses in by_shot.items() if not any(_place(case, 1) in self.shots for case, _ in uses)}
         for shots in ([shot for shot in by_shot if shot not in alone], list(alone)):
-            for part in drawer.batches(shots, patched):
+            for part in drawer.batches(shots, patched, self.guidance if side else ()):
                 self._judge(part, by_shot)
                 self._done += len(part)
                 if self.progress is not None:
