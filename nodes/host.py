@@ -142,9 +142,21 @@ def chunks_of(options: Mapping[str, Any], key: str) -> tuple[Sequence[int], Sequ
     return which, options.get("uuids") or [None] * len(which), options.get(key)
 
 
-def feeds_regions(options: Mapping[str, Any]) -> bool:
-    """Whether another pack changes the text inside cross-attention, past the denoiser's own input."""
-    return bool(options.get("patches", {}).get("attn2_patch"))
+def arguments_of(executor: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> inspect.BoundArguments:
+    """What one call of the denoiser is given, by the names of its own function, to be changed and handed on.
+
+    U-Nets and transformers take other arguments in another order, and other packs' wrappers pass them by position or by
+    name; ``context``, ``y`` and ``transformer_options`` are called the same everywhere.
+    """
+    return inspect.signature(executor.original).bind(*args, **kwargs)
+
+
+def feeds_regions(executor: Any, options: Mapping[str, Any]) -> bool:
+    """Whether another pack changes the text inside cross-attention, past the denoiser's own input.
+
+    Only U-Nets have a cross-attention: in any other denoiser such a patch is never called.
+    """
+    return hasattr(executor.class_obj, "input_blocks") and bool(options.get("patches", {}).get("attn2_patch"))
 
 
 def with_last_patch(options: Mapping[str, Any], patch: Callable[..., Any]) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -42,7 +41,7 @@ class TextWrapper(ABC):
 
     @abstractmethod
     def pooled(self, y: Tensor, gains: Tensor, run: Any) -> Tensor:
-        """SDXL's label [R, p] changed: the pooled vector stands first in it."""
+        """The label [R, p] changed: the pooled vector stands first in it."""
 
     def around_sampling(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
         """Once per sampling."""
@@ -50,30 +49,22 @@ class TextWrapper(ABC):
         with host.running(guider, self.begin(guider), self.key):
             return executor(*args, **kwargs)
 
-    def __call__(
-        self,
-        executor: Any,
-        x: Tensor,
-        timesteps: Any,
-        context: Tensor | None = None,
-        y: Tensor | None = None,
-        control: Any = None,
-        transformer_options: Mapping[str, Any] | None = None,
-        *args: Any,
-        **kwargs: Any,
-    ) -> Any:
-        """One call of the denoiser: ``x`` [chunks B, c, h, w], ``context`` [chunks B, T, d], ``y`` [chunks B, p]."""
-        options = transformer_options or {}
+    def __call__(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
+        """One call of the denoiser: ``context`` [chunks B, T, d] and ``y`` [chunks B, p] among its arguments."""
+        call = host.arguments_of(executor, args, kwargs)
+        given = call.arguments
+        context, y = given.get("context"), given.get("y")
+        options = given.get("transformer_options") or {}
         if context is not None:
             which, uuids, run = host.chunks_of(options, self.key)
             gains = self._of_batch(context, which, uuids, run)
             if gains.any() and y is not None:
-                y = self.pooled(y, gains, run)
-            if host.feeds_regions(options):  # also where no prompt itself is touched: a region's text may be
-                options = host.with_last_patch(options, LastPatch(self, run, context, gains))
+                given["y"] = self.pooled(y, gains, run)
+            if host.feeds_regions(executor, options):  # also where no prompt itself is touched: a region's text may be
+                given["transformer_options"] = host.with_last_patch(options, LastPatch(self, run, context, gains))
             elif gains.any():
-                context = self.mapped(context, gains, run)
-        return executor(x, timesteps, context, y, control, options, *args, **kwargs)
+                given["context"] = self.mapped(context, gains, run)
+        return executor(*call.args, **call.kwargs)
 
     def _of_batch(self, context: Tensor, which: Any, uuids: Any, run: Any) -> Tensor:
         chunks = len(which) or 1
