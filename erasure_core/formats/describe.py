@@ -18,6 +18,12 @@ _KINDS = {
     "peft": "LoRA with PEFT or diffusers names",
     "weights": "whole new weights, no differences (UCE, RECE, MACE, TRCE, SPEED and others publish these)",
 }
+_METHODS = {
+    "spm": " (SPM membrane)",
+    "ace": " (ACE)",
+    "eraseanything": " (EraseAnything)",
+    "slider": " (Concept Slider)",
+}
 _OWN = ("membrane.", "modelspec.")
 _LIMIT = 100
 
@@ -73,7 +79,7 @@ def _written(lines: list[tuple[str, str]]) -> str:
 def _format(header: Header, erasure: Erasure) -> str:
     kind = kind_of(header)
     if kind != "native":
-        method = {"spm": " (SPM membrane)", "ace": " (ACE)"}.get(str(erasure.recipe.get("method")), "")
+        method = _METHODS.get(str(erasure.recipe.get("method")), "")
         return _KINDS[kind] + method
     form = "native form" if erasure.maps or "ss_network_module" not in header.metadata else "LoRA form"
     return f"Membrane version {header.metadata['membrane.format']}, {form}"

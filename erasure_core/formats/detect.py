@@ -10,7 +10,7 @@ from ..keys import refuse_other_networks
 from .files import Header
 from .parts import is_adapter
 
-_STEM = re.compile(r"(?:module\.|_orig_mod\.)*(?:lora_(?:unet|te[12]?)|lycoris)_")
+_STEM = re.compile(r"(?:module\.|_orig_mod\.)*(?:lora_(?:unet|transformer|te[123]?)|lycoris)_")
 Kinds = tuple[tuple[Callable[[Collection[str]], bool], str], ...]
 
 
@@ -35,7 +35,7 @@ def kind_of(header: Header) -> str:
     raise UnknownFormat(
         f"{header.name} holds {len(keys)} tensors that Membrane does not know"
         + (f" (first: {first})" if first else "")
-        + ". It reads its own files, LoRA files and edited U-Nets for Stable Diffusion 1, 2 and XL."
+        + ". It reads its own files, LoRA files for Stable Diffusion 1, 2 and XL and for Flux, and edited U-Nets."
     )
 
 
@@ -84,6 +84,11 @@ _REFUSED: Kinds = (
         _any(r"^(?:text_encoder\.)?(?:text_model|transformer\.resblocks|embeddings|encoder\.layers)\."),
         "a text encoder (AdvUnlearn publishes these). Load it as the text encoder in your host, in place of the "
         "checkpoint's own.",
+    ),
+    (
+        _any(r"(?:^|\.)(?:double_blocks|single_blocks|transformer_blocks|single_transformer_blocks)\.\d+\..*weight$"),
+        "whole weights of a Flux model and no changes of them. Load it as the model itself, or subtract the base model "
+        "to get a LoRA (hosts call this 'extract LoRA').",
     ),
     (
         _embedding,

@@ -11,6 +11,7 @@ from ..erasure import Erasure
 from ..errors import NothingMatched
 from ..keys import Family
 from .files import Header
+from .flux import flux_method, flux_notes
 from .matching import match
 from .parts import gather
 
@@ -29,7 +30,8 @@ def read_kohya(header: Header, tensors: Mapping[str, Tensor], families: Sequence
         notes["ignored"] = f"{len(strange) + dropped} tensors that belong to no LoRA entry"
     ranks = {delta.rank for delta in found.deltas.values() if delta.rank}
     phrases = prompts_of(header)
-    method = _method(header, modules, ranks)
+    method = flux_method(modules) or _method(header, modules, ranks)
+    notes |= flux_notes(method)
     if method == "spm" and not phrases:
         notes["concept"] = "probably an SPM membrane whose concept was not stored; name the concept to gate it"
     return Erasure(

@@ -18,6 +18,7 @@ from ..erasure import Erasure
 from ..errors import NothingMatched
 from ..keys import Family
 from .files import Header
+from .flux import flux_method
 from .kohya import base_of, without_adapters_of_images
 from .matching import match
 from .parts import gather
@@ -40,7 +41,7 @@ def read_peft(header: Header, tensors: Mapping[str, Tensor], families: Sequence[
         notes["ignored"] = f"{len(strange) + dropped} tensors that belong to no LoRA entry"
     return Erasure(
         weight_deltas=found.deltas,
-        recipe={"method": "lora", "concepts": [], "options": {}},
+        recipe={"method": flux_method(modules) or "lora", "concepts": [], "options": {}},
         base=base_of(found.family),
         diagnostics=notes,
     )

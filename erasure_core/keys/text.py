@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .layout import Shape
 
@@ -28,13 +28,15 @@ _TOP = {
 class Slot:
     """Where a canonical weight lies in another naming: the tensor ``key``, or rows ``start:start+length`` of it.
 
-    ``transposed``: the tensor holds the weight with rows and columns exchanged.
+    ``transposed``: the tensor holds the weight with rows and columns exchanged. ``swapped``: the tensor holds the
+    second half of the rows before the first half.
     """
 
     key: str
     start: int | None = None
     length: int | None = None
     transposed: bool = False
+    swapped: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,7 @@ CLIP_L = TextLayout("text_encoder", 768, 12, 3072, prefix="cond_stage_model.tran
 CLIP_L_XL = TextLayout(
     "text_encoder", 768, 12, 3072, prefix="conditioner.embedders.0.transformer.", host="clip_l.transformer."
 )
+CLIP_L_FLUX = replace(CLIP_L, prefix="text_encoders.clip_l.transformer.")
 CLIP_H = TextLayout(  # diffusers ships 23 of its 24 layers: the last one is never used
     "text_encoder", 1024, 23, 4096, prefix="cond_stage_model.model.", host="clip_h.transformer.", open_clip=True
 )

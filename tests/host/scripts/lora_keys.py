@@ -51,7 +51,7 @@ def main(target):
     ear, patcher = Ear(), tiny.unet()
     state = patcher.model.state_dict()
     family = family_of({k: v.shape for k, v in state.items() if k.startswith("diffusion_model.")})
-    names = {ours: theirs for ours, theirs in family.host_names().items() if theirs in state}
+    names = {ours: slot.key for ours, slot in family.host_slots().items() if slot.key in state}
     weights = {ours: state[theirs] for ours, theirs in names.items()}
     erasure = an_erasure(family.name)
     answer = {"family": family.name, "weights": len(weights)}
