@@ -62,19 +62,30 @@ def is_ours(patch: Sequence[Any]) -> bool:
     return bool(marks) and all(str(mark).startswith(f"{KEY}.") for mark in marks)
 
 
-def add_low_rank(patcher: Any, factors: Mapping[str, tuple[Tensor, Tensor]]) -> set[str]:
-    """Add ``up @ down`` to weights by host name; returns the names that exist."""
+Place = str | tuple[str, tuple[int, int, int]]  # a weight by host name, or (dimension, start, length) of one
+
+
+def place(name: str, start: int | None, length: int | None) -> Place:
+    """A whole weight, or ``length`` rows of one from ``start``, as patches name it."""
+    return name if start is None or length is None else (name, (0, start, length))
+
+
+def add_low_rank(patcher: Any, factors: Mapping[Place, tuple[Tensor, Tensor]]) -> set[Place]:
+    """Add ``up @ down`` to weights; returns the places that exist."""
     from comfy.weight_adapter import LoRAAdapter
 
     patches = {
-        name: LoRAAdapter({f"{KEY}.{name}"}, (up, down, None, None, None, None)) for name, (up, down) in factors.items()
+        where: LoRAAdapter(
+            {f"{KEY}.{where if isinstance(where, str) else where[0]}"}, (up, down, None, None, None, None)
+        )
+        for where, (up, down) in factors.items()
     }
     return set(patcher.add_patches(patches))
 
 
-def add_full(patcher: Any, differences: Mapping[str, Tensor]) -> set[str]:
-    """Add whole differences to weights by host name; returns the names that exist."""
-    return set(patcher.add_patches({name: ("diff", (tensor,)) for name, tensor in differences.items()}))
+def add_full(patcher: Any, differences: Mapping[Place, Tensor]) -> set[Place]:
+    """Add whole differences to weights; returns the places that exist."""
+    return set(patcher.add_patches({where: ("diff", (tensor,)) for where, tensor in differences.items()}))
 
 
 def settings_of(model: Any) -> Any:

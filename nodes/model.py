@@ -39,7 +39,7 @@ class HostPatch:
 class HostModel:
     """What erasing and applying need of a graph. ``node_id`` is where progress and live gains are shown.
 
-    Raises WrongFamily for a model or text encoder that is no Stable Diffusion 1, 2 or XL.
+    Raises WrongFamily for a model or text encoder that is no Stable Diffusion 1, 2 or XL, or Flux.
     """
 
     def __init__(self, model: Any, clip: Any, node_id: str | None = None) -> None:
@@ -50,7 +50,7 @@ class HostModel:
 
     @property
     def family(self) -> str:
-        """``sd1``, ``sd2`` or ``sdxl``."""
+        """``sd1``, ``sd2``, ``sdxl`` or ``flux``."""
         return self._family.name
 
     @property
@@ -140,8 +140,9 @@ class HostModel:
         if rows not in ("cond", "all"):
             raise BadInput(f"rows must be 'cond' or 'all', not {rows!r}.")
         model, clip = host.clone(self._model), stamped(self._clip)
-        self._add(model, [delta for delta in deltas if delta.name.startswith("unet.")])
-        self._add(host.text_patcher(clip), [delta for delta in deltas if not delta.name.startswith("unet.")])
+        root = f"{self._family.root}."
+        self._add(model, [delta for delta in deltas if delta.name.startswith(root)])
+        self._add(host.text_patcher(clip), [delta for delta in deltas if not delta.name.startswith(root)])
         if actions:
             earlier = host.wrapper_of(model)
             entries = [Entry(action, rows, self._node_id) for action in actions]
@@ -154,16 +155,16 @@ class HostModel:
     def _add(self, patcher: Any, deltas: Sequence[WeightDelta]) -> None:
         if not deltas:
             return
-        names = self._weights.names
         check_deltas(deltas, self._weights.shapes())
         taken = 0
         for delta in deltas:  # one by one: several membranes may change the same weight
+            slot = self._weights.slots[delta.name]
+            place = host.place(slot.key, slot.start, slot.length)
             if delta.up is None or delta.down is None:
-                found = host.add_full(patcher, {names[delta.name]: delta.dense()})
+                found = host.add_full(patcher, {place: slot.given(delta.dense())})
             else:
-                found = host.add_low_rank(
-                    patcher, {names[delta.name]: (delta.up.float() * delta.scale, delta.down.float())}
-                )
+                up = slot.given(delta.up.float() * delta.scale)
+                found = host.add_low_rank(patcher, {place: (up, delta.down.float())})
             taken += len(found)
         if taken != len(deltas):
             raise NothingMatched(f"ComfyUI took only {taken} of {len(deltas)} changes of weights.")

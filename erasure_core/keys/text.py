@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from .layout import Shape
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _LAYER = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj", "mlp.fc1", "mlp.fc2")
 _OPEN = {
@@ -37,6 +41,22 @@ class Slot:
     length: int | None = None
     transposed: bool = False
     swapped: bool = False
+
+    def taken(self, tensor: Tensor) -> Tensor:
+        """The canonical weight out of the other naming's ``tensor``."""
+        if self.start is not None and self.length is not None:
+            tensor = tensor[self.start : self.start + self.length]
+        tensor = tensor.T if self.transposed else tensor
+        return tensor.roll(len(tensor) // 2, 0) if self.swapped else tensor
+
+    def shape(self, whole: Shape) -> Shape:
+        """Shape of the canonical weight if the other naming's tensor has the shape ``whole``."""
+        rows = whole if self.length is None else (self.length, *whole[1:])
+        return rows[::-1] if self.transposed else rows
+
+    def given(self, rows: Tensor) -> Tensor:
+        """Rows of a canonical weight, or of a factor that its rows come from, in the order of the other naming."""
+        return rows.roll(len(rows) // 2, 0) if self.swapped else rows
 
 
 @dataclass(frozen=True)
