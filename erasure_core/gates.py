@@ -144,7 +144,9 @@ def check_readable(phrases: Sequence[str], model: EditableModel) -> None:
 
 
 def words_of(encoded: Encoded) -> list[tuple[int, ...]]:
-    """Token ids of every prompt without start, end and padding, chunks joined; ids of the first encoder."""
+    """CLIP's token ids of every prompt without start, end and padding, chunks joined."""
+    if encoded.words is not None:
+        return list(encoded.words)
     ids = next(iter(encoded.tokens.values()))
     ends = encoded.eos
     own = encoded.extras.get("chunks")

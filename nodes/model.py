@@ -18,6 +18,7 @@ from ..erasure_core.prompts import CHUNK
 from . import host
 from .acting import Entry, MappedText
 from .stamp import END, stamped, token_ids
+from .t5 import T5Texts
 from .weights import HostWeights
 
 _BATCH = 32  # prompts encoded in one go where the host allows it
@@ -46,6 +47,7 @@ class HostModel:
         self._model, self._clip, self._node_id = model, clip, node_id
         self._family = family_of({**host.shapes(model), **host.shapes(host.text_patcher(clip))})
         self._weights = HostWeights(self._family, model, host.text_patcher(clip))
+        self._t5 = T5Texts(clip, self._family.context, node_id) if self.family == "flux" else None
         self._encoded: dict[str, tuple[Tensor, dict[str, list[list[int]]], Tensor | None]] = {}
 
     @property
@@ -80,6 +82,8 @@ class HostModel:
         """Encode prompts of any length as the host does; each distinct prompt once for this object."""
         if not prompts:
             raise BadInput("There is no prompt to encode.")
+        if self._t5 is not None:
+            return self._t5.encode(prompts)
         self._encode_missing([p for p in dict.fromkeys(prompts) if p not in self._encoded])
         found = [self._encoded[prompt] for prompt in prompts]
         names = list(found[0][1])
