@@ -46,6 +46,18 @@ def test_the_gate_opens_by_words(answer, prompt):
     assert (found["rows"] > 256) == prompt.endswith(("late", "long"))
 
 
+def test_every_closed_form_method_acts(answer):
+    assert len(answer["methods"]) >= 9
+    for found in answer["methods"].values():
+        assert found["change"] > 0.03
+        assert "family flux · 1 of 1 layers" in found["receipt"] and "one vector of CLIP-L" in found["receipt"]
+
+
+def test_the_firewall_acts_on_what_is_named(answer):
+    named, other = (answer["firewall"][prompt] for prompt in ("a red circle", "a red star"))
+    assert named["change"] > 0.05 and other["bitwise"]
+
+
 def test_what_flux_cannot_do_is_refused(answer):
     found = answer["refusals"]
     for kind in ("values only", "layer by layer"):

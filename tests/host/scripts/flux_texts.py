@@ -5,6 +5,8 @@ import importlib
 import graph
 import tiny
 
+from erasure_core.closed_form import METHODS
+
 SIGMAS = (1.0, 0.6, 0.2)
 LONG = "a blue square on a green hill under a red circle beside the sea, " * 24  # more than 256 tokens of T5
 READER = "diffusion_model.txt_in.weight"
@@ -90,6 +92,29 @@ def vectors(model, clip):
     }
 
 
+def methods(model, clip):
+    """What every closed-form method changes, and its receipt."""
+    (concepts,) = graph.node("Concepts", "circle -> square", "object", "cross\ntriangle")
+    pair, result = graph.text_pair(clip, "a red circle"), {}
+    plain = answers(model, *pair)
+    for method in METHODS:
+        found = graph.node("Erase", model, clip, concepts, method, 1.0, "")
+        result[method] = {"change": graph.difference(answers(found[0], *pair), plain), "receipt": found[3]}
+    return result
+
+
+def firewall(model, clip):
+    """A prompt that names a rule's concept and one that does not."""
+    (concepts,) = graph.node("Concepts", "circle -> square", "object", "")
+    guarded, encoder = graph.node("Firewall", model, clip, "(none)", 0.5, False, concepts, unique_id="9")[:2]
+    result = {}
+    for prompt in ("a red circle", "a red star"):
+        made = answers(guarded, *graph.text_pair(encoder, prompt))
+        plain = answers(model, *graph.text_pair(clip, prompt))
+        result[prompt] = {"change": graph.difference(made, plain), "bitwise": graph.same(made, plain)}
+    return result
+
+
 def refusals(model, clip):
     (concepts,) = graph.node("Concepts", "circle -> square", "object", "")
     other = tiny.text_encoder("sd1")
@@ -111,5 +136,7 @@ def main():
         "schnell": forms(tiny.unet("flux-schnell"), clip, short),
         "areas": forms(model, clip, (left + right, short[1])),
         "words": gates(model, clip, "words"),
+        "methods": methods(model, clip),
+        "firewall": firewall(model, clip),
         "refusals": refusals(model, clip),
     }
