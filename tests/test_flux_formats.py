@@ -171,6 +171,40 @@ def test_dotted_names_of_the_authors(tmp_path, prefix):
     assert bias.shape == (INNER,) and bias[0] == 3 * W
 
 
+def test_xlabs(tmp_path):
+    shapes = {
+        "double_blocks.3.processor.qkv_lora1.down.weight": (RANK, W),
+        "double_blocks.3.processor.qkv_lora1.up.weight": (3 * W, RANK),
+        "double_blocks.3.processor.qkv_lora2.down.weight": (RANK, W),
+        "double_blocks.3.processor.qkv_lora2.up.weight": (3 * W, RANK),
+        "double_blocks.3.processor.proj_lora1.down.weight": (RANK, W),
+        "double_blocks.3.processor.proj_lora1.up.weight": (W, RANK),
+        "double_blocks.3.processor.proj_lora2.down.weight": (RANK, W),
+        "double_blocks.3.processor.proj_lora2.up.weight": (W, RANK),
+        "single_blocks.5.processor.qkv_lora.down.weight": (RANK, W),
+        "single_blocks.5.processor.qkv_lora.up.weight": (3 * W, RANK),
+        "single_blocks.5.processor.proj_lora.down.weight": (RANK, W + INNER),
+        "single_blocks.5.processor.proj_lora.up.weight": (W, RANK),
+    }
+    tensors = file_of(tmp_path / "x.safetensors", shapes)
+    erasure = load(tmp_path / "x.safetensors")
+    assert erasure.base["family"] == "flux" and erasure.diagnostics == {}
+    wanted = {
+        f"{DOUBLE}.to_out.0": ("double_blocks.3.processor.proj_lora1", 0, W),
+        f"{DOUBLE}.to_add_out": ("double_blocks.3.processor.proj_lora2", 0, W),
+        f"{SINGLE}.proj_out": ("single_blocks.5.processor.proj_lora", 0, W),
+    }
+    for i, x in enumerate("qkv"):
+        wanted[f"{DOUBLE}.to_{x}"] = ("double_blocks.3.processor.qkv_lora1", W * i, W)
+        wanted[f"{DOUBLE}.add_{x}_proj"] = ("double_blocks.3.processor.qkv_lora2", W * i, W)
+        wanted[f"{SINGLE}.attn.to_{x}"] = ("single_blocks.5.processor.qkv_lora", W * i, W)
+    assert erasure.weight_deltas.keys() == {f"{name}.weight" for name in wanted}
+    for name, (module, start, length) in wanted.items():
+        delta = erasure.weight_deltas[f"{name}.weight"]
+        assert torch.equal(delta.up, tensors[f"{module}.up.weight"][start : start + length])
+        assert delta.scale == 1.0 and torch.equal(delta.down, tensors[f"{module}.down.weight"])
+
+
 def test_a_stack_of_another_height_has_no_place(tmp_path):
     modules = {**KOHYA, "lora_unet_double_blocks_4_img_attn_qkv": (W, 2 * W)}
     kohya_file(tmp_path / "x.safetensors", modules, alpha=1.0)

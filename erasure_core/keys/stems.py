@@ -155,12 +155,17 @@ def module_table(family: Family) -> Mapping[str, str]:
 
 @lru_cache(maxsize=16)
 def stacked_table(family: Family) -> Mapping[str, Mapping[str, Slot]]:
-    """Stem or dotted name of a matrix that the authors stack from several -> the canonical weights in it, in order."""
+    """Stem or dotted name of a matrix that the authors stack from several -> the canonical weights in it, in order.
+
+    ``linear1_qkv`` are the rows of ``linear1`` without the perceptron's.
+    """
     result: dict[str, dict[str, Slot]] = {}
     for ours, slot in family.denoiser_slots().items():
         if slot.start is not None and ours.endswith(".weight"):
             for name in (*_dotted(slot), f"lora_unet_{_underscored(slot.key)}", f"lycoris_{_underscored(slot.key)}"):
                 result.setdefault(name, {})[f"{family.root}.{ours}"] = slot
+                if name.endswith("linear1") and not ours.endswith("proj_mlp.weight"):
+                    result.setdefault(f"{name}_qkv", {})[f"{family.root}.{ours}"] = slot
     return result
 
 
