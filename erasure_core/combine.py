@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from .bottleneck import sum_of_bottlenecks
 from .erasure import EmbeddingMap, Erasure, MapFactor, WeightDelta
 from .errors import BadInput, WrongFamily
 
@@ -35,10 +36,15 @@ def combine(parts: Sequence[tuple[Erasure, float]]) -> Erasure:
         name: _sum_of_deltas([e.weight_deltas[name] for e in scaled if name in e.weight_deltas])
         for name in dict.fromkeys(n for e in scaled for n in e.weight_deltas)
     }
+    bottlenecks = {
+        name: sum_of_bottlenecks([e.bottlenecks[name] for e in scaled if name in e.bottlenecks])
+        for name in dict.fromkeys(n for e in scaled for n in e.bottlenecks)
+    }
     members = [{"strength": strength, "recipe": dict(erasure.recipe)} for erasure, strength in parts]
     return Erasure(
         maps=maps,
         weight_deltas=deltas,
+        bottlenecks=bottlenecks,
         applies=first.applies,
         recipe={"method": METHOD, "concepts": _united("concepts", parts), "parts": members},
         base=next((e.base for e, _ in parts if e.base.get("probe")), first.base),

@@ -55,10 +55,12 @@ def output_metric(weights: Mapping[str, Tensor], names: list[str], width: int) -
     return _METRICS[key].clone()
 
 
-def compress(down: Tensor, gram: Tensor, error: float = ENERGY_ERROR, rank: int | None = None) -> tuple[Tensor, Tensor]:
+def compress(
+    down: Tensor, gram: Tensor, error: float = ENERGY_ERROR, rank: int | None = None, at_most: int | None = None
+) -> tuple[Tensor, Tensor]:
     """Fewest rank-one terms that lose at most a share ``error`` of ``tr(X^T S X)``, X = ``up @ down``.
 
-    With ``rank`` the strongest ``rank`` terms at most, whatever is lost.
+    With ``rank`` the strongest ``rank`` terms, whatever is lost; with ``at_most`` no more than so many.
     ``down`` [m, d] and ``gram = up^T S up`` [m, m], float64. Returns ``mix`` [m, k] and ``small_down`` [k, d]: the
     smaller pair is ``up @ mix`` and ``small_down``. With ``S = sum W^T W`` the truncation is the best one for the
     outputs of all matrices at once (Eckart-Young in the metric S): X is projected on its strongest right directions.
@@ -67,7 +69,7 @@ def compress(down: Tensor, gram: Tensor, error: float = ENERGY_ERROR, rank: int 
     energy, vectors = torch.linalg.eigh(inner.R @ gram @ inner.R.T)
     energy, vectors = energy.flip(0).clamp_min(0), vectors.flip(1)
     lost = 1 - energy.cumsum(0) / energy.sum().clamp_min(1e-300)
-    keep = min(int((lost > error).sum()) + 1 if rank is None else rank, len(energy))
+    keep = min(int((lost > error).sum()) + 1 if rank is None else rank, at_most or len(energy), len(energy))
     small_down = (inner.Q @ vectors[:, :keep]).T
     # one sign per term, so that equal maps give equal files
     sign = torch.where(small_down.sum(1) < 0, -1.0, 1.0).to(down)
@@ -82,13 +84,13 @@ def energy_error(down: Tensor, gram: Tensor, mix: Tensor, small_down: Tensor) ->
 
 
 def low_rank(
-    name: str, change: Tensor, error: float = ENERGY_ERROR, rank: int | None = None
+    name: str, change: Tensor, error: float = ENERGY_ERROR, rank: int | None = None, at_most: int | None = None
 ) -> tuple[WeightDelta, float]:
     """The best delta for the weight ``name`` of a dense ``change``, and the share of its energy that is lost.
 
     ``change`` [o, i], [o, i, kh, kw] or [n], any float dtype. The terms are its strongest singular directions, in
-    float64: as few as lose at most ``error``, or ``rank`` of them. Vectors are kept whole, and so is what factors would
-    not make smaller.
+    float64: as few as lose at most ``error``, no more than ``at_most`` in any case, or ``rank`` of them. Vectors are
+    kept whole, and with neither limit so is what factors would not make smaller.
     """
     if change.dim() < 2:
         return WeightDelta(name, diff=change.float()), 0.0
@@ -96,8 +98,8 @@ def low_rank(
     tall = len(matrix) >= matrix.shape[1]
     thin = matrix if tall else matrix.T  # the Gram matrix of the shorter side is the cheaper one
     unit = torch.eye(thin.shape[1], dtype=torch.float64)
-    mix, small = compress(unit, thin.T @ thin, error, rank)
-    if rank is None and len(small) * sum(matrix.shape) >= matrix.numel():
+    mix, small = compress(unit, thin.T @ thin, error, rank, at_most)
+    if rank is at_most is None and len(small) * sum(matrix.shape) >= matrix.numel():
         return WeightDelta(name, diff=change.float()), 0.0
     total = float(matrix.square().sum())
     lost = float((thin - thin @ mix @ small).square().sum()) / total if total else 0.0

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from .bottleneck import Bottleneck
 from .errors import BadInput, NothingMatched, WrongFamily
 
 POOLED_SPACE = "sdxl_pooled"
@@ -148,8 +149,10 @@ class WeightDelta:
 class Erasure:
     """Frozen result of a method for one or more concepts.
 
-    ``maps`` by text space, ``weight_deltas`` by canonical weight name. The rest is plain JSON data: ``recipe`` makes
-    it again, ``base`` says what it was made on, ``gate`` feeds activation, ``diagnostics`` is what the solver measured.
+    ``maps`` by text space, ``weight_deltas`` by canonical weight name, ``bottlenecks`` by the canonical name of the
+    cross-attention they follow. The rest is plain JSON data: ``recipe`` makes it again, ``base`` says what it was made
+    on, ``gate`` feeds activation (``rows``: "positive", the positive prompt's gain on both rows, or "full", all of it
+    on the negative row whenever open), ``diagnostics`` is what the solver measured.
     ``statistics``: the problem (``solver.EditProblem``) of each space whose solution the maps are, for joining; empty
     where there is no such problem or it was not stored.
     """
@@ -164,6 +167,7 @@ class Erasure:
     gate: Mapping[str, Any] = field(default_factory=dict)
     diagnostics: Mapping[str, Any] = field(default_factory=dict)
     statistics: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    bottlenecks: Mapping[str, Bottleneck] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.applies not in ("kv", "k", "v"):
@@ -172,7 +176,9 @@ class Erasure:
     @property
     def rank(self) -> int:
         """Rank of the largest part."""
-        ranks = [m.rank for m in self.maps.values()] + [d.rank or 0 for d in self.weight_deltas.values()]
+        ranks = [
+            part.rank or 0 for parts in (self.maps, self.weight_deltas, self.bottlenecks) for part in parts.values()
+        ]
         return max(ranks, default=0)
 
     def scaled(self, strength: float) -> Erasure:
@@ -181,6 +187,7 @@ class Erasure:
             self,
             maps={space: m.scaled(strength) for space, m in self.maps.items()},
             weight_deltas={name: d.scaled(strength) for name, d in self.weight_deltas.items()},
+            bottlenecks={name: b.scaled(strength) for name, b in self.bottlenecks.items()},
         )
 
     def deltas(self, weights: Mapping[str, Tensor]) -> dict[str, WeightDelta]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,12 +11,17 @@ from typing import Any
 import torch
 
 from ..erasure_core.atomic import write_bytes
+from ..erasure_core.closed_form import METHODS
+from ..erasure_core.combine import METHOD as SUM
 from ..erasure_core.erasure import Erasure
 from ..erasure_core.errors import BadInput, CannotWrite, UnknownFormat
-from ..erasure_core.formats import dump, load, with_ending
+from ..erasure_core.formats import dump, with_ending
+from ..erasure_core.formats.concept import named
+from ..erasure_core.formats.digests import digest_of
 from ..erasure_core.join import join
 from ..erasure_core.membranes import checked, solved
 from . import host
+from .reading import Base, memory, read
 
 PROPERTY = "membrane"  # of a node in a workflow: what its file was
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
@@ -26,11 +30,11 @@ _RECIPE_LIMIT = 100_000  # characters; longer recipes would bloat every picture 
 
 @dataclass(frozen=True)
 class Found:
-    """An erasure, the name of its file, how it was found ("" by name), and what the workflow is to remember of it."""
+    """An erasure, the name of its file, what is to be told about it, and what the workflow is to remember of it."""
 
     erasure: Erasure
     name: str
-    note: str = ""
+    notes: tuple[str, ...] = ()
     reference: Mapping[str, Any] | None = None
 
 
@@ -42,10 +46,11 @@ def state_of(path: Path | None) -> str:
     return f"{facts.st_mtime_ns} {facts.st_size}"
 
 
-def find(name: str, extra_pnginfo: Any, node_id: str | None) -> Found:
+def find(name: str, extra_pnginfo: Any, node_id: str | None, base: Base, concept: str = "") -> Found:
     """The file ``name``; if it is gone, one with the content the workflow remembers; else the recipe, not yet solved.
 
-    Raises UnknownFormat if nothing is left to go by.
+    ``base``: the model it is meant for, where one is connected; ``concept``: what it erases, in place of what it says.
+    Raises UnknownFormat if nothing is left to go by, and what reading a file raises.
     """
     path, note = host.file_path(name), ""
     remembered = _property(extra_pnginfo, node_id)
@@ -57,13 +62,15 @@ def find(name: str, extra_pnginfo: Any, node_id: str | None) -> Found:
                 name = other
                 break
     if path is not None:
-        erasure = load(path)
-        return Found(erasure, _shown(name), note, _reference(path, erasure))
+        erasure, told = read(path, base, concept)
+        notes = ((note,) if note else ()) + told
+        return Found(erasure, _shown(name), notes, _reference(path, erasure))
     recipe = remembered.get("recipe")
-    if isinstance(recipe, Mapping) and recipe.get("method"):
+    if isinstance(recipe, Mapping) and _solvable(recipe):
         gate = remembered.get("gate")
-        erasure = Erasure(recipe=recipe, gate=gate if isinstance(gate, Mapping) else {})
-        return Found(erasure, _shown(name), f"'{name}' is not on this machine: it will be solved again", remembered)
+        erasure = named(Erasure(recipe=recipe, gate=gate if isinstance(gate, Mapping) else {}), concept)
+        note = f"'{name}' is not on this machine: it will be solved again"
+        return Found(erasure, _shown(name), (note,), remembered)
     raise UnknownFormat(
         f"'{name}' is not in models/membranes or models/loras, and this workflow has no recipe to solve it again. "
         "Put the file there, or choose another one."
@@ -139,11 +146,11 @@ def _holds(path: Path, data: bytes) -> bool:
 
 def _reference(path: Path, erasure: Erasure) -> dict[str, Any]:
     """What identifies the file, and what replaces it."""
-    recipe = dict(erasure.recipe) if erasure.recipe.get("concepts") else {}
+    recipe = dict(erasure.recipe) if _solvable(erasure.recipe) else {}
     if len(json.dumps(recipe, default=str)) > _RECIPE_LIMIT:
         recipe = {}
     return {
-        "sha256": _digest(path),
+        "sha256": digest_of(path, memory(), host.stop_if_asked),
         "bytes": path.stat().st_size,
         "recipe": recipe,
         "gate": dict(erasure.gate) if recipe else {},
@@ -152,15 +159,17 @@ def _reference(path: Path, erasure: Erasure) -> dict[str, Any]:
 
 def _same(path: Path, reference: Mapping[str, Any]) -> bool:
     """Whether the file has the content; only files of the very size are read."""
-    return path.stat().st_size == reference.get("bytes") and _digest(path) == reference.get("sha256")
+    if path.stat().st_size != reference.get("bytes"):
+        return False
+    return digest_of(path, memory(), host.stop_if_asked) == reference.get("sha256")
 
 
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+def _solvable(recipe: Mapping[str, Any]) -> bool:
+    """Whether an erasure can be made again from its recipe alone: what was trained cannot."""
+    if recipe.get("method") == SUM:
+        parts = recipe.get("parts") or ()
+        return bool(parts) and all(isinstance(part, Mapping) and _solvable(part.get("recipe") or {}) for part in parts)
+    return recipe.get("method") in METHODS and bool(recipe.get("concepts"))
 
 
 def _property(extra_pnginfo: Any, node_id: str | None) -> Mapping[str, Any]:
@@ -179,4 +188,5 @@ def _property(extra_pnginfo: Any, node_id: str | None) -> Mapping[str, Any]:
 
 
 def _shown(name: str) -> str:
-    return name.rpartition("/")[2].removesuffix(".safetensors")
+    last = name.replace("\\", "/").rpartition("/")[2]
+    return last[: -len(Path(last).suffix)] if last.lower().endswith(host.ENDINGS) else last

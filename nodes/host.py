@@ -21,6 +21,7 @@ STAMP = "membrane_tokens"  # under which a conditioning carries the words it was
 FOLDERS = ("membranes", "loras")  # where files are looked for, the first one by bare names
 POLICIES = "membrane_policies"  # the model folder of the firewall's policy files
 _POLICY_ENDINGS = {".json", ".toml", ".csv", ".txt"}
+ENDINGS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")  # of files to load; none is ever unpickled
 ENCODERS = {"l": "clip_l", "g": "clip_g", "h": "clip_h"}  # the host's names of text encoders -> ours
 
 
@@ -226,7 +227,7 @@ def register_folders() -> None:
     """Our folders below ``models``; places that a user's settings name for them stay, too."""
     import folder_paths
 
-    for name, own in ((FOLDERS[0], {".safetensors"}), (POLICIES, _POLICY_ENDINGS)):
+    for name, own in ((FOLDERS[0], set(ENDINGS)), (POLICIES, _POLICY_ENDINGS)):
         folder_paths.add_model_folder_path(name, str(Path(folder_paths.models_dir) / name), is_default=True)
         places, endings = folder_paths.folder_names_and_paths[name]
         folder_paths.folder_names_and_paths[name] = (places, set(endings) | own)
@@ -269,7 +270,7 @@ def _files() -> Iterable[tuple[str, str, str]]:
 
     for kind in FOLDERS:
         for listed in folder_paths.get_filename_list(kind):
-            if listed.lower().endswith(".safetensors"):
+            if listed.lower().endswith(ENDINGS):
                 shown = listed.replace("\\", "/")
                 yield (shown if kind == FOLDERS[0] else f"{kind}/{shown}"), kind, listed
 

@@ -14,8 +14,9 @@ class LoadMembrane:
 
     CATEGORY = "Membrane"
     DESCRIPTION = (
-        "Reads an erasure: a Membrane file, or a LoRA that erases (SPM, ESD, Sliders, ACE). Chain several of these "
-        "through 'membranes' like LoRA loaders. A renamed file is found by its content, a missing one solved again."
+        "Reads an erasure in any published format: Membrane's own, LoRA (SPM, ACE, Sliders), whole weights (ESD, UCE, "
+        "MACE, AdvUnlearn), Receler. Chain several of these through 'membranes' like LoRA loaders. A renamed file is "
+        "found by its content."
     )
     RETURN_TYPES = ("MEMBRANE",)
     RETURN_NAMES = ("membranes",)
@@ -32,7 +33,10 @@ class LoadMembrane:
             "required": {
                 "file": (
                     host.file_names() or [NONE],
-                    {"tooltip": "A file in models/membranes, or loras/... for one in models/loras."},
+                    {
+                        "tooltip": "A file in models/membranes, or loras/... for one in models/loras. What it is, its "
+                        "content says; .pt and .bin are read without running anything in them."
+                    },
                 ),
                 "strength": strength_input(),
                 "gate": (
@@ -49,6 +53,25 @@ class LoadMembrane:
                 "membranes": (
                     "MEMBRANE",
                     {"tooltip": "Membranes to which this one is added. Not connected = the list starts here."},
+                ),
+                "base": (
+                    "MODEL",
+                    {
+                        "tooltip": "Only for files of whole weights (ESD, UCE, MACE, ...): the checkpoint they were "
+                        "trained from, without LoRAs. What they change in it is found once and kept."
+                    },
+                ),
+                "base_clip": (
+                    "CLIP",
+                    {"tooltip": "Only for files that hold a text encoder (AdvUnlearn, ...): the CLIP of 'base'."},
+                ),
+                "concept": (
+                    "STRING",
+                    {
+                        "default": "",
+                        "tooltip": "What the file erases, for gates that need words, where it does not say: "
+                        "Mickey Mouse | Steamboat Willie. Empty = what the file says.",
+                    },
                 ),
             },
             "hidden": {"unique_id": "UNIQUE_ID", "extra_pnginfo": "EXTRA_PNGINFO"},
@@ -73,15 +96,19 @@ class LoadMembrane:
         strength: float,
         gate: str,
         membranes: Any = None,
+        base: Any = None,
+        base_clip: Any = None,
+        concept: str = "",
         unique_id: str | None = None,
         extra_pnginfo: Any = None,
     ) -> dict[str, Any]:
         """Read the file and add it to the list."""
         from ..erasure_core import Membrane
         from .files import find
+        from .reading import Base
         from .show import loaded
 
-        found = find(file, extra_pnginfo, unique_id)
+        found = find(file, extra_pnginfo, unique_id, Base(base, base_clip, unique_id), concept)
         membrane = Membrane(found.erasure, strength=strength, gate=gate, name=found.name)
         return loaded((*(membranes or ()), membrane), found)
 

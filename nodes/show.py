@@ -49,7 +49,7 @@ def loaded(membranes: tuple[Any, ...], found: Found) -> dict[str, Any]:
             {
                 "name": membrane.label,
                 "lines": _facts(found.erasure),
-                "notes": [found.note] if found.note else [],
+                "notes": list(found.notes),
                 "strength": membrane.strength,
                 "gate": membrane.gate,
             }

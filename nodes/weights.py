@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any
@@ -13,6 +14,8 @@ from ..erasure_core.errors import BadInput, IllConditioned
 from ..erasure_core.keys import Family
 from . import host
 
+_SAMPLED = 64  # numbers of each weight, evenly spaced, that its fingerprint looks at
+
 
 class HostWeights(Mapping[str, Tensor]):
     """Canonical name -> float32 copy on the processor: base weight, dequantised, with the LoRAs of earlier nodes.
@@ -20,14 +23,33 @@ class HostWeights(Mapping[str, Tensor]):
     Our own changes are left out, so that several membranes add up whatever the order of their nodes.
     """
 
-    def __init__(self, family: Family, model: Any, text: Any) -> None:
-        self._model, self._text = model, text
-        self._shapes = {**host.shapes(text), **host.shapes(model)}
+    def __init__(self, family: Family, model: Any, text: Any = None) -> None:
+        self._patchers = [model] if text is None else [text, model]
+        self._shapes = {name: shape for patcher in self._patchers for name, shape in host.shapes(patcher).items()}
         self.slots = {ours: slot for ours, slot in family.host_slots().items() if slot.key in self._shapes}
 
     @cached_property
     def _patches(self) -> Mapping[str, Any]:
-        return {**host.key_patches(self._text), **host.key_patches(self._model)}
+        return {name: found for patcher in self._patchers for name, found in host.key_patches(patcher).items()}
+
+    def fingerprint(self) -> str:
+        """Hex digits that are equal for equal weights: of some numbers of each as it is stored, found in milliseconds.
+
+        Of weights that LoRAs of earlier nodes change, all numbers count as they are then.
+        """
+        digest = hashlib.sha256()
+        for name, slot in self.slots.items():
+            if slot.key not in self._patches:
+                continue  # packed weights, which cannot be read as numbers either
+            (weight, _), *patches = self._patches[slot.key]
+            digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
+            if any(not host.is_ours(patch) for patch in patches):
+                digest.update(self[name].numpy().tobytes())
+            elif weight.is_floating_point() and not hasattr(weight, "tensor_type"):
+                flat = weight.detach().reshape(-1)
+                sample = flat[:: max(1, len(flat) // _SAMPLED)].contiguous().view(torch.uint8)
+                digest.update(sample.cpu().numpy().tobytes())
+        return digest.hexdigest()
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of every weight, without reading any."""

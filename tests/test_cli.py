@@ -9,13 +9,16 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from erasure_core import cli
 from erasure_core.cli.console import Progress
 from erasure_core.closed_form import explain, uce
 from erasure_core.demo.bundle import load_pipeline
 from erasure_core.errors import BadInput, Interrupted
+from erasure_core.formats import load
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = ["demo", "erase", "generate", "inspect", "convert"]
@@ -214,6 +217,30 @@ def test_convert_makes_a_lora_that_draws_the_same(command, membrane, tmp_path):
     first, second = (picture(tmp_path / folder / "01-a-red-circle-5.png") for folder in "ab")
     worst = max(abs(x - y) for x, y in zip(first.tobytes(), second.tobytes(), strict=True))
     assert worst <= 1  # of 255: sums in another order. With guidance the LoRA acts on the negative prompt, too
+
+
+def test_whole_weights_are_read_with_a_base_and_drawn_with_as_they_are(command, demo, tmp_path):
+    """ESD's trained layers (arXiv 2303.07345) as new weights: told, converted, and drawn with the model as the base."""
+    weights = demo.weights()
+    names = [name for name in weights if ".attn2." in name]
+    made = torch.Generator().manual_seed(2)
+    changed = {n: weights[n] + 0.1 * weights[n].std() * torch.randn(weights[n].shape, generator=made) for n in names}
+    save_file({n.removeprefix("unet."): w for n, w in changed.items()}, tmp_path / "esd.safetensors")
+    _, told, _ = command("inspect", "esd.safetensors")
+    assert "whole new weights of part of a U-Net (ESD" in told and "as the base" in told
+    code, told, err = command("inspect", "esd.safetensors", "--base", "demo", "--concept", "circle | disc")
+    assert code == 0, err
+    assert "delta_residual" in told and "circle (also: disc)" in told and "gate       circle, disc" in told
+    code, out, err = command("convert", "esd.safetensors", "small.safetensors", "--base", "demo", "--rank", "4")
+    assert code == 0 and "delta_residual 0." in out, err
+    assert {delta.rank for delta in load(tmp_path / "small.safetensors").weight_deltas.values()} == {4, None}
+    assert command("convert", "esd.safetensors", "all.safetensors", "--base", "demo")[0] == 0
+    common = ["generate", "--prompt", "x", "--steps", "2", "--cfg", "1"]
+    assert command(*common, "--out", "plain")[0] == 0
+    for file in ("esd", "all"):
+        assert command(*common, "--membrane", f"{file}.safetensors", "--out", file)[0] == 0
+    plain, direct, kept = (picture(tmp_path / out / "01-x-0.png").tobytes() for out in ("plain", "esd", "all"))
+    assert direct == kept != plain
 
 
 def test_generate_writes_pictures_and_a_grid_and_strength_zero_is_off(command, membrane, tmp_path):

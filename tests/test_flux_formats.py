@@ -106,7 +106,9 @@ def test_erase_anything(tmp_path):
     key = "transformer.transformer_blocks.18.attn.add_q_proj.lora_{}.weight"
     assert delta.scale == 1.0 and delta.rank == 8
     assert torch.equal(delta.down, tensors[key.format("A")]) and torch.equal(delta.up, tensors[key.format("B")])
-    assert "(EraseAnything)" in describe(path) and "family     flux (text width: t5 4096)" in describe(path)
+    assert "EraseAnything, a LoRA for Flux" in describe(path) and "family     flux (text width: t5 4096)" in describe(
+        path
+    )
 
 
 def test_slider(tmp_path):

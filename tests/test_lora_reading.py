@@ -64,7 +64,7 @@ def test_ace_and_stripped_spm_files(tmp_path):
     assert load(path).weight_deltas[f"unet.{BLOCK.replace('blocks.1', 'blocks.0', 1)}.attn2.to_k.weight"].scale == 0.25
     file_of(path, SPM_KEYS)
     stripped = load(path)
-    assert stripped.recipe["method"] == "spm" and "name the concept" in stripped.diagnostics["concept"]
+    assert stripped.recipe["method"] == "spm" and "concept unknown: name the concept" in stripped.diagnostics["concept"]
     assert "SPM membrane" in describe(path)
 
 
@@ -281,16 +281,13 @@ UNREAD = {
     "DoRA": (SPM_KEYS | {"lora_unet_down_blocks_0_attentions_0_proj_in.dora_scale": (320, 1)}, "is a DoRA"),
     "LoHa": ({"lora_unet_conv_in.hada_w1_a": (2, 2), "lora_unet_conv_in.hada_w1_b": (2, 2)}, r"is a LoHa .*plain LoRA"),
     "LoKr": ({"lora_unet_conv_in.lokr_w1": (2, 2)}, "is a LoKr"),
-    "set": ({"lora_unet_conv_in.set_weight": (2, 2)}, "whole new weights"),
+    "set beside others": (SPM_KEYS | {"lora_unet_conv_in.set_weight": (2, 2)}, "whole new weights"),
     "two adapters": (
         {"unet.conv_in.lora_A.one.weight": (1, 4), "unet.conv_in.lora_A.two.weight": (1, 4)},
         "several adapters",
     ),
     "bad alpha": ({**SPM_KEYS, "lora_unet_down_blocks_0_attentions_0_proj_in.alpha": (2,)}, "should be one number"),
-    "checkpoint": ({"model.diffusion_model.x.weight": (1,), "first_stage_model.y": (1,)}, "is a full checkpoint"),
-    "text encoder": ({"text_encoder.text_model.final_layer_norm.weight": (7,)}, r"is a text encoder \(AdvUnlearn"),
-    "Receler": ({"down_blocks.0.attentions.0.down.weight": (8, 32)}, "Receler"),
-    "ESD wrapper": ({"ft_modules_list.0.weight": (2, 2)}, "ESD wrapper"),
+    "ESD wrapper": ({"ft_modules_list.0.weight": (2, 2)}, r"ESD's wrapper file.*Export it again"),
     "embedding": ({"emb_params": (2, 7)}, "textual inversion"),
     "autoencoder": ({"encoder.conv_in.weight": (1,), "decoder.mid.x": (1,)}, "autoencoder"),
     "ControlNet": ({"controlnet_cond_embedding.conv_in.weight": (1,)}, "ControlNet"),

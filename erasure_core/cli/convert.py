@@ -1,8 +1,8 @@
 """Write an erasure in another form, number format or rank.
 
 A native map becomes a LoRA by multiplying it with the model's weights, so that direction needs --model, and the LoRA
-then belongs to that model and those sharing its weights. Files of whole weights (UCE, RECE, MACE, TRCE, SPEED) are read
-with --base, the model they were made from. --rank keeps the strongest terms and says what was lost.
+then belongs to that model and those sharing its weights. Files of whole weights (ESD, UCE, MACE, AdvUnlearn, ...) are
+read with --base, the model they were made from. --rank keeps the strongest terms and says what was lost.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 
 from .console import say
-from .shared import add_base, add_file_form, add_model, check_free, dtype, load_model
+from .shared import add_base, add_file_form, add_model, check_free, dtype, load_model, read_file
 
 NAME = "convert"
 HELP = "write a file in another form: native or LoRA"
@@ -36,15 +36,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Read, convert, write."""
     from ..compression import compress_to
-    from ..formats import erasure_report, load, save
+    from ..formats import erasure_report, save
+    from ..formats.folder import open_header
+    from ..formats.imported import is_whole
 
     check_free(options.target, options.overwrite)
     base = load_model(options.base) if options.base else None
-    erasure = load(options.source, base, force=options.force)
+    whole = is_whole(open_header(options.source))
+    erasure = read_file(options.source, base, options, options.rank if whole else None)
     weights = None
-    if erasure.maps and (options.form == "lora" or options.rank is not None):
+    smaller = options.rank is not None and not whole
+    if erasure.maps and (options.form == "lora" or smaller):
         weights = (base or load_model(options.model)).weights()
-    if options.rank is not None:
+    if smaller:
         erasure = compress_to(erasure, options.rank, weights or {})
     options.target.parent.mkdir(parents=True, exist_ok=True)
     path = save(erasure, options.target, form=options.form, weights=weights, dtype=dtype(options.dtype))

@@ -61,8 +61,8 @@ def run(options: argparse.Namespace) -> int:
     paths = [options.out / _file_name(i, prompt, seed) for i, (prompt, seed) in enumerate(jobs, start=1)]
     for path in [*paths, options.out / GRID]:
         check_free(path, options.overwrite)
-    membranes = [_membrane(text) for text in options.membrane]
     model = load_model(options.model)
+    membranes = [_membrane(text, model) for text in options.membrane]
     options.out.mkdir(parents=True, exist_ok=True)
     pictures = []
     with apply(model, membranes) as applied, Progress("step") as progress:
@@ -82,14 +82,22 @@ def _check(options: argparse.Namespace) -> None:
             raise BadInput(f"--{name} is {getattr(options, name)}; it must be from {low} to {high}.")
 
 
-def _membrane(text: str) -> Membrane:
-    """``FILE`` or ``FILE:STRENGTH``; a colon that no number follows belongs to the name."""
-    from ..formats import load
+def _membrane(text: str, model: Model) -> Membrane:
+    """``FILE`` or ``FILE:STRENGTH``; a colon that no number follows belongs to the name.
+
+    Of whole weights the model itself is the base.
+    """
+    from ..formats import load_as
+    from ..formats.absolute import Reading
+    from ..formats.folder import open_header
+    from ..formats.imported import is_whole
     from ..membranes import Membrane
 
     name, _, tail = text.rpartition(":")
     strength = _number(tail) if name else None
-    return Membrane(load(Path(text))) if strength is None else Membrane(load(Path(name)), strength=strength)
+    header = open_header(Path(text if strength is None else name))
+    erasure = load_as(header, model if is_whole(header) else None, None, Reading())
+    return Membrane(erasure, strength=1.0 if strength is None else strength)
 
 
 def _number(text: str) -> float | None:

@@ -18,7 +18,13 @@ EXAMPLES = """\
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="a .safetensors or .pt file")
+    parser.add_argument(
+        "files",
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help="a .safetensors, .pt, .bin or .ckpt file, or the folder of a pipeline",
+    )
     add_base(parser)
 
 
@@ -30,5 +36,5 @@ def run(options: argparse.Namespace) -> int:
     for i, path in enumerate(options.files):
         if i:
             say()
-        say(describe(path, base, options.force))
+        say(describe(path, base, options.force, concept=options.concept))
     return 0

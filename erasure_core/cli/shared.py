@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import BadInput, CannotWrite
+from .console import Progress
 
 if TYPE_CHECKING:
     import torch
 
+    from ..erasure import Erasure
     from ..models import Model
 
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
@@ -30,13 +32,19 @@ def add_model(parser: argparse.ArgumentParser, help: str = "the model") -> None:
 
 
 def add_base(parser: argparse.ArgumentParser) -> None:
-    """``--base`` and ``--force``."""
+    """``--base``, ``--force`` and ``--concept``."""
     parser.add_argument(
         "--base",
         metavar="demo|DIR",
-        help="the model that a file of whole weights was made from (UCE, RECE, MACE, TRCE, SPEED), as for --model",
+        help="the model that a file of whole weights was made from (ESD, UCE, MACE, AdvUnlearn, ...), as for --model",
     )
     parser.add_argument("--force", action="store_true", help="read it even if it seems to be made from another base")
+    parser.add_argument(
+        "--concept",
+        default="",
+        metavar="TEXT",
+        help="what it erases, where the file does not say: 'Mickey Mouse | mickey'",
+    )
 
 
 def add_file_form(parser: argparse.ArgumentParser) -> None:
@@ -75,6 +83,16 @@ def load_model(where: str) -> Model:
     from ..backends.folder import load_folder
 
     return models.from_pipeline(load_folder(Path(where)))
+
+
+def read_file(path: Path, base: Model | None, options: argparse.Namespace, rank: int | None = None) -> Erasure:
+    """The erasure in a file of any format, with a bar while whole weights are compared with ``base``."""
+    from ..formats import load_as
+    from ..formats.absolute import Reading
+    from ..formats.folder import open_header
+
+    with Progress("tensor") as progress:
+        return load_as(open_header(path), base, options.concept, Reading(rank, force=options.force, progress=progress))
 
 
 def read_concepts(texts: list[str]) -> str:

@@ -12,59 +12,83 @@ import torch
 from torch import Tensor
 
 from ..atomic import atomic_write
+from ..bottleneck import check_bottlenecks
 from ..erasure import Erasure
 from ..errors import BadInput, WrongFamily
-from ..keys import FAMILIES, Family, family_of
-from .absolute import needs_base, read_absolute
+from ..keys import FAMILIES, Family, family_of, refuse_other_networks
+from .absolute import Reading, needs_base, read_absolute
+from .concept import named
 from .describe import erasure_report, file_report, whole_report
 from .detect import kind_of
-from .files import Header, read_header, read_tensors
+from .files import Header, read_tensors
+from .folder import open_header
 from .kohya import read_kohya
 from .lora import lora_tensors
 from .metadata import family_name
 from .native import native_tensors, read_native
 from .peft import read_peft
+from .receler import read_receler
 from .serial import write_safetensors
+from .wrapper import read_wrapper
 
 FORMS = ("native", "lora")
 __all__ = ["FORMS", "describe", "dump", "erasure_report", "load", "save", "with_ending"]
 
 
-def load(path: str | os.PathLike[str], base: Any = None, *, rank: int | None = None, force: bool = False) -> Erasure:
-    """The erasure in a file, recognised by content.
+def load(
+    path: str | os.PathLike[str],
+    base: Any = None,
+    *,
+    concept: str | None = None,
+    rank: int | None = None,
+    force: bool = False,
+) -> Erasure:
+    """The erasure in a file or the folder of a pipeline, recognised by content.
 
-    Native, LoRA export, kohya (SPM, ACE, sliders), PEFT; and whole new weights of a U-Net or of its keys and values
-    (UCE, RECE, MACE, TRCE, SPEED), as ``.safetensors`` or as ``.pt`` that holds nothing but tensors.
+    Native; LoRA with kohya, PEFT or diffusers names (SPM, ACE, Sliders, LECO, MACE, LyCORIS differences); Receler; and
+    whole new weights of a U-Net, of part of one, of a checkpoint or of a text encoder (ESD, UCE, RECE, MACE, TRCE,
+    SPEED, Ablating Concepts, AdvUnlearn), as ``.safetensors`` or as ``.pt`` that holds nothing but tensors.
 
     ``base``: the model it is meant for (a Model, or weights by name; shapes do except for whole weights), checked
-    against the file; without it third-party files must fit SD1, SD2 or SDXL, and whole weights cannot be read: only a
-    base tells what they change. ``rank``: at most so many terms for what is found in whole weights; ``force``: go on
-    with a base that seems to be another one than theirs. Raises UnknownFormat for any other or damaged file,
-    WrongFamily, WrongBase or NothingMatched for one that does not fit, BadInput for a missing base. What was partly
-    matched, and how far a map or delta is from the file, stands in ``diagnostics``.
+    against the file; without it third-party files must fit a known family, and whole weights cannot be read: only a
+    base tells what they change. ``concept``: what it erases, for gates, in place of what the file says; synonyms after
+    ``|``. ``rank``: at most so many terms for what is found in whole weights; ``force``: go on with a base that seems
+    to be another one than theirs. Raises UnknownFormat for any other or damaged file, WrongFamily, WrongBase or
+    NothingMatched for one that does not fit, BadInput for a missing base. What was partly matched, and how far a map or
+    delta is from the file, stands in ``diagnostics``.
     """
-    return _load(read_header(path), base, rank, force)
+    return load_as(open_header(path), base, concept, Reading(rank, force=force))
+
+
+def load_as(header: Header, base: Any, concept: str | None, reading: Reading) -> Erasure:
+    """:func:`load` of a file whose header was read, with all that can be said about how."""
+    return named(_load(header, base, reading), concept)
 
 
 def _family(base: Any) -> Family:
     return family_of(base if isinstance(base, Mapping) else base.weights())
 
 
-def _load(header: Header, base: Any = None, rank: int | None = None, force: bool = False) -> Erasure:
+def _load(header: Header, base: Any, reading: Reading) -> Erasure:
     kind = kind_of(header)
-    if kind == "weights":
+    refuse_other_networks(header.shapes)
+    if kind.reader == "weights":
         if base is None:
             raise BadInput(needs_base(header))
-        return read_absolute(header, base, rank, force)
+        return read_absolute(header, base, reading)
     family = None if base is None else _family(base)
+    families = (family,) if family is not None else tuple(FAMILIES.values())
+    if kind.reader == "wrapper":
+        return read_wrapper(header, base, families, reading)
     tensors = read_tensors(header)
-    if kind == "native":
+    if kind.reader == "native":
         erasure = read_native(header, tensors)
         if family is not None:
             _check(erasure, family, header.name)
         return erasure
-    families = (family,) if family is not None else tuple(FAMILIES.values())
-    return (read_kohya if kind == "kohya" else read_peft)(header, tensors, families)
+    if kind.reader == "receler":
+        return read_receler(header, tensors, families)
+    return (read_kohya if kind.reader == "kohya" else read_peft)(header, tensors, families, kind)
 
 
 def _check(erasure: Erasure, family: Family, file: str) -> None:
@@ -78,6 +102,7 @@ def _check(erasure: Erasure, family: Family, file: str) -> None:
                 f"{file} was made for another model: it changes {name} of shape {delta.shape}, "
                 f"where this model has {shapes.get(name, 'no such weight')}."
             )
+    check_bottlenecks(erasure.bottlenecks.values(), shapes)
     emap = erasure.maps.get(family.spaces[0])
     if emap is not None and emap.width != family.context:
         raise WrongFamily(
@@ -134,12 +159,13 @@ def with_ending(path: str | os.PathLike[str]) -> Path:
     return target if target.suffix.lower() == ".safetensors" else target.with_name(target.name + ".safetensors")
 
 
-def describe(path: str | os.PathLike[str], base: Any = None, force: bool = False) -> str:
+def describe(path: str | os.PathLike[str], base: Any = None, force: bool = False, *, concept: str | None = None) -> str:
     """One screen of text about a file; raises what :func:`load` raises.
 
-    Of whole weights without a ``base``: what they are, and what is needed to read them.
+    Of whole weights without a ``base``: what they are, and what is needed to read them. With one, deltas are looked at
+    in low-rank form, and it says how much that leaves out.
     """
-    header = read_header(path)
-    if base is None and kind_of(header) == "weights":
+    header = open_header(path)
+    if base is None and kind_of(header).reader == "weights":
         return whole_report(header)
-    return file_report(header, _load(header, base, force=force))
+    return file_report(header, load_as(header, base, concept, Reading(small=True, force=force)))

@@ -1,29 +1,36 @@
 """Whether a file of whole weights was made from the base in use.
 
-A whole U-Net holds tensors that no erasure of keys and values touches; they must be the base's. A change that one
-shared map explains needs no further test: other weights leave a misfit of 0.64 and more. The rest, files of keys and
-values alone that are no map, are judged by the median over matrices of :func:`bulk`.
+Training moves every number it touches and leaves the others alone, so tensors that are the base's to the last bit (or
+rounding) tell: of SD1's U-Net, ESD's training of everything but cross-attention leaves 5 % of the numbers, of
+cross-attention alone 95 %; a text encoder trained by AdvUnlearn keeps its table of words, 31 %; training under a mask
+(ANT) keeps half of the numbers of every tensor. Of another model nothing is left. A change that one shared map explains
+needs no test either: other weights leave a misfit of 0.64 and more. What remains is a whole U-Net of which nothing is
+the base's, which is refused by the layers that hardly any erasure trains; and parts of one, which are judged by the
+median over matrices of :func:`bulk`.
 
 Plain distance |W_file - W_base| / |W_base| is stated, but cannot judge: measured by ``benchmarks/absolute_weights.py``,
 one erased row is 0.05 of SD1's matrices and 0.22 of the bundled model's, four rows of it 0.95: more than a strong
-fine-tune. In bulk, edits of every kind are at 3e-4 or below, 4e-4 in fp16 and 1.3e-3 in bf16; a fine-tune of 1 % is at
-6e-3, of 3 % at 0.02, of 20 % at 0.13, of 30 % at 0.19, an unrelated model at 0.86. Hence a doubt above 1 % and a
-refusal above 15 %.
+fine-tune. In bulk, closed-form edits of every kind are at 3e-4 or below, 4e-4 in fp16 and 1.3e-3 in bf16; a fine-tune
+of 1 % is at 6e-3, of 3 % at 0.02, of 20 % at 0.13, of 30 % at 0.19, an unrelated model at 0.86. Hence a doubt above 1 %
+and a refusal above 15 %.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..errors import WrongBase
 from .files import Header
+from .sources import Source
 
 WARN, REFUSE = 0.01, 0.15
+SAME_TENSORS, SAME_NUMBERS = 0.02, 0.3  # shares of all numbers, from which on it is the same base
 UNTRAINED = tuple(
     f"unet.{module}.{kind}"
     for module in ("conv_in", "time_embedding.linear_1", "time_embedding.linear_2")
@@ -53,20 +60,45 @@ def differs(new: Tensor, old: Tensor) -> bool:
     return float((new - old).norm()) > _SLACK * rounding * float(old.norm())
 
 
-def check_untrained(header: Header, pairs: Mapping[str, tuple[Tensor, Tensor]], force: bool) -> str:
-    """Compare tensors that erasures leave alone, by name (the file's, the base's); returns a doubt, or "".
+def equal_numbers(new: Tensor, old: Tensor) -> int:
+    """How many numbers of two tensors are the same but for rounding."""
+    rounding = (grain(new) ** 2 + grain(old) ** 2) ** 0.5
+    return int(((new - old).abs() <= _SLACK * rounding * old.abs()).sum())
 
-    Raises WrongBase if they differ and it is not forced.
+
+@dataclass
+class Likeness:
+    """Counts of numbers: ``total``, ``untouched`` in tensors that are the base's, ``equal`` in tensors that are not."""
+
+    total: int = 0
+    untouched: int = 0
+    equal: int = 0
+
+    def add(self, total: int, untouched: int, equal: int) -> None:
+        """One tensor."""
+        self.total, self.untouched, self.equal = self.total + total, self.untouched + untouched, self.equal + equal
+
+    @property
+    def same_model(self) -> bool:
+        """Whether enough is the base's to be sure."""
+        return self.untouched >= SAME_TENSORS * self.total or self.untouched + self.equal >= SAME_NUMBERS * self.total
+
+
+def check_base(source: Source, force: bool) -> str:
+    """Judge a whole U-Net of which nothing is the base's; returns a doubt, or "".
+
+    Raises WrongBase if the layers that hardly any erasure trains differ and it is not forced.
     """
+    pairs = {name: source.pair(name) for name in UNTRAINED if name in source.names}
     wrong = [name for name, (new, old) in pairs.items() if differs(new, old)]
     if not wrong:
         return ""
     new, old = (torch.cat([pairs[name][i].flatten() for name in wrong]) for i in (0, 1))
     distance = float((new - old).norm() / old.norm().clamp_min(1e-30))
     return _doubt(
-        header,
-        f"{wrong[0].removeprefix('unet.')} and {len(wrong) - 1} more tensors that no erasure of keys and values "
-        f"changes differ from this base by {distance:.2%}",
+        source.header,
+        f"{wrong[0].removeprefix('unet.')} and {len(wrong) - 1} more tensors that hardly any erasure changes differ "
+        f"from this base by {distance:.2%}, and none of its tensors is the same",
         force,
     )
 
@@ -83,19 +115,21 @@ def bulk(change: Tensor, weight: Tensor) -> float:
     return (rest / max(float(weight.double().square().sum()), 1e-300)) ** 0.5
 
 
-def check_bulk(header: Header, median: float, force: bool) -> str:
-    """Judge the median over matrices of :func:`bulk`; returns a doubt, or "".
+def check_bulk(header: Header, pairs: Iterable[tuple[Tensor, Tensor]], force: bool) -> tuple[str, float]:
+    """Judge the median of :func:`bulk` over pairs (the file's weight, the base's); returns a doubt, or "", and it.
 
     Raises WrongBase above 15 % unless forced; above 1 % there is a doubt.
     """
-    if median > REFUSE:
-        return _doubt(header, f"its matrices differ from this base's by {median:.0%} in nearly all directions", force)
-    if median > WARN:
+    rest = median([bulk(new - old, old) for new, old in pairs])
+    if rest > REFUSE:
+        what = f"its matrices differ from this base's by {rest:.0%} in nearly all directions"
+        return _doubt(header, what, force), rest
+    if rest > WARN:
         return (
-            f"The file differs from this base by {median:.1%} in nearly all directions, which an erasure does not: it "
-            "was probably made from a relative of this model, and part of what is loaded is the difference of the two."
-        )
-    return ""
+            f"The file differs from this base by {rest:.1%} in nearly all directions. Long training does that; but if "
+            "the file was made from a relative of this model, part of what is loaded is the difference of the two."
+        ), rest
+    return "", rest
 
 
 def median(distances: Sequence[float]) -> float:

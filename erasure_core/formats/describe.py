@@ -7,23 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..erasure import Erasure
+from ..errors import WrongFamily
 from .absolute import names_of
 from .base_rule import named_base
-from .detect import kind_of
+from .detect import NATIVE, kind_of
 from .files import Header
 from .metadata import concepts_of, family_name
 
-_KINDS = {
-    "kohya": "LoRA with kohya names",
-    "peft": "LoRA with PEFT or diffusers names",
-    "weights": "whole new weights, no differences (UCE, RECE, MACE, TRCE, SPEED and others publish these)",
-}
-_METHODS = {
-    "spm": " (SPM membrane)",
-    "ace": " (ACE)",
-    "eraseanything": " (EraseAnything)",
-    "slider": " (Concept Slider)",
-}
 _OWN = ("membrane.", "modelspec.")
 _LIMIT = 100
 
@@ -41,14 +31,23 @@ def file_report(header: Header, erasure: Erasure) -> str:
 
 def whole_report(header: Header) -> str:
     """What can be said of whole weights without the model they were made from."""
-    whole = names_of(header)
     named = named_base(header)
+    try:
+        whole = names_of(header)
+        known = [
+            ("family", whole.family.name),
+            ("holds", whole.contents),
+            *_facts("note", whole.found.notes(whole.modules)),
+        ]
+    except WrongFamily:
+        known = [
+            ("family", "none of the usual ones: only the base can tell"),
+            ("holds", f"{len(header.shapes)} tensors"),
+        ]
     lines = [
         ("file", f"{header.name}, {_size(header.size)}"),
-        ("format", _KINDS["weights"]),
-        ("family", whole.family.name),
-        ("holds", whole.contents),
-        *_facts("note", whole.found.notes(whole.modules)),
+        ("format", kind_of(header).title),
+        *known,
         *([("made from", named)] if named else []),
         ("needs", "the model it was made from as the base: only the difference of the two says what is erased"),
         *_foreign(header),
@@ -78,9 +77,8 @@ def _written(lines: list[tuple[str, str]]) -> str:
 
 def _format(header: Header, erasure: Erasure) -> str:
     kind = kind_of(header)
-    if kind != "native":
-        method = _METHODS.get(str(erasure.recipe.get("method")), "")
-        return _KINDS[kind] + method
+    if kind is not NATIVE:
+        return kind.title
     form = "native form" if erasure.maps or "ss_network_module" not in header.metadata else "LoRA form"
     return f"Membrane version {header.metadata['membrane.format']}, {form}"
 
@@ -130,6 +128,10 @@ def _contents(erasure: Erasure) -> list[tuple[str, str]]:
         )
         roots = Counter(delta.name.partition(".")[0] for delta in deltas)
         lines.append(("layers", ", ".join(f"{count} in {root}" for root, count in roots.items())))
+    if erasure.bottlenecks:
+        ranks = Counter(eraser.rank for eraser in erasure.bottlenecks.values())
+        shown = ", ".join(f"{count} of {rank} units" for rank, count in sorted(ranks.items()))
+        lines.append(("erasers", f"{shown}, behind cross-attention"))
     return lines
 
 
@@ -143,8 +145,11 @@ def _base(erasure: Erasure) -> list[tuple[str, str]]:
 
 
 def _gate(erasure: Erasure) -> list[tuple[str, str]]:
-    phrases = erasure.gate.get("phrases")
-    return [("gate", _cut(", ".join(map(str, phrases))))] if phrases else []
+    phrases, rows = erasure.gate.get("phrases"), erasure.gate.get("rows")
+    lines = [("gate", _cut(", ".join(map(str, phrases))))] if phrases else []
+    if rows == "full":
+        lines.append(("rows", "the negative prompt gets all of it whenever the gate is open"))
+    return lines
 
 
 def _foreign(header: Header) -> list[tuple[str, str]]:

@@ -28,7 +28,8 @@ _PICKLE, _ARCHIVE = b"\x80", b"PK\x03\x04"  # bare pickle, and the zip that torc
 class Header:
     """What a file says of itself: ``shapes``, ``dtypes`` by key, text ``metadata``, ``size`` in bytes.
 
-    ``mapped``: the tensors of an archive of ``torch.save``, still on disk; None for safetensors.
+    ``mapped``: the tensors of an archive of ``torch.save`` or of a folder, still on disk; None for safetensors.
+    ``folder``: whether it is several files, one for each part of a pipeline.
     """
 
     path: Path
@@ -37,6 +38,7 @@ class Header:
     metadata: Mapping[str, str]
     size: int
     mapped: Mapping[str, Tensor] | None = field(default=None, repr=False)
+    folder: bool = False
 
     @property
     def name(self) -> str:
@@ -113,12 +115,6 @@ def _finite(tensor: Tensor) -> bool:
 
 def _refuse_non_files(path: Path) -> None:
     if path.is_dir():
-        if (path / "model_index.json").is_file() or (path / "unet" / "config.json").is_file():
-            raise UnknownFormat(
-                f"{path.name} is the folder of a whole pipeline, an already changed model (MACE, SDD and TRCE publish "
-                "these). Load it as a checkpoint in your host, or choose the U-Net's file inside it "
-                "(unet/diffusion_pytorch_model.safetensors) and give the model it was made from as the base."
-            )
         raise UnknownFormat(f"{path.name} is a folder. Choose the .safetensors file inside it.")
     if not path.exists():
         raise UnknownFormat(f"{path.name} does not exist. Check the spelling and the folder.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,15 +11,26 @@ from torch import Tensor
 from ..erasure import Erasure
 from ..errors import NothingMatched
 from ..keys import Family
+from .detect import ACE, FLUX_SLIDER, FULL_ROWS, SLIDER, SPM, SPM_STRIPPED, TRIO, Kind
 from .files import Header
-from .flux import flux_method, flux_notes
 from .matching import match
 from .parts import gather
 
-TRIO = {"prompts", "rank", "alpha"}
+_METHODS = {
+    SPM.name: "spm",
+    SPM_STRIPPED.name: "spm",
+    ACE.name: "ace",
+    SLIDER.name: "slider",
+    FLUX_SLIDER.name: "slider",
+}
+_UNCONDITIONAL = (ACE, SLIDER, FLUX_SLIDER)  # trained to act without a prompt, too
+_RANDOM_START = (
+    "sliders for Flux begin at random matrices and not at zero, so a part of the change has nothing to do with the "
+    "concept; a low strength shows less of it"
+)
 
 
-def read_kohya(header: Header, tensors: Mapping[str, Tensor], families: Sequence[Family]) -> Erasure:
+def read_kohya(header: Header, tensors: Mapping[str, Tensor], families: Sequence[Family], kind: Kind) -> Erasure:
     """Weight deltas of a file with kohya stems; each module scaled by alpha / rank, or 1 where no alpha is stored."""
     modules, strange = gather(tensors, header.name)
     modules, dropped = without_adapters_of_images(modules)
@@ -28,21 +40,23 @@ def read_kohya(header: Header, tensors: Mapping[str, Tensor], families: Sequence
     notes: dict[str, Any] = dict(found.notes(len(modules)))
     if strange or dropped:
         notes["ignored"] = f"{len(strange) + dropped} tensors that belong to no LoRA entry"
-    ranks = {delta.rank for delta in found.deltas.values() if delta.rank}
     phrases = prompts_of(header)
-    method = flux_method(modules) or _method(header, modules, ranks)
-    notes |= flux_notes(method)
+    method = _METHODS.get(kind.name, "lora")
+    if kind is FLUX_SLIDER:
+        notes["start"] = _RANDOM_START
     if method == "spm" and not phrases:
-        notes["concept"] = "probably an SPM membrane whose concept was not stored; name the concept to gate it"
+        notes["concept"] = "probably SPM, concept unknown: name the concept (concept=...) to gate it by its words"
+    rows = FULL_ROWS if kind in _UNCONDITIONAL else {"rows": "positive"} if method == "spm" else {}
     return Erasure(
         weight_deltas=found.deltas,
         recipe={
             "method": method,
+            "format": kind.name,
             "concepts": [{"target": p, "anchor": "", "aliases": [], "kind": "object", "weight": 1.0} for p in phrases],
             "options": {key: header.metadata[key] for key in ("rank", "alpha") if key in header.metadata},
         },
         base=base_of(found.family),
-        gate={"phrases": phrases, "neighbours": []} if phrases else {},
+        gate={**({"phrases": phrases, "neighbours": []} if phrases else {}), **rows},
         diagnostics=notes,
     )
 
@@ -59,15 +73,13 @@ def without_adapters_of_images(modules: dict[str, dict[str, Tensor]]) -> tuple[d
 
 
 def prompts_of(header: Header) -> list[str]:
-    """Concepts named in the metadata of SPM and ACE files."""
+    """Concepts named in the metadata of SPM and ACE files: separated by commas, or a JSON list."""
     if not header.metadata.keys() >= TRIO:
         return []
-    return [phrase.strip() for phrase in header.metadata["prompts"].split(",") if phrase.strip()]
-
-
-def _method(header: Header, modules: Mapping[str, Any], ranks: set[int]) -> str:
-    """``spm``, ``ace`` or ``lora``: an SPM file has rank one and touches transformers of the U-Net only."""
-    if header.metadata.keys() >= TRIO:
-        return "spm" if ranks <= {1} else "ace"
-    stripped = ranks == {1} and all(m.startswith("lora_unet_") and "_attentions_" in m for m in modules)
-    return "spm" if stripped and not any(key.startswith("ss_") for key in header.metadata) else "lora"
+    text = header.metadata["prompts"].strip()
+    try:
+        listed = json.loads(text) if text.startswith("[") else None
+    except (ValueError, RecursionError):
+        listed = None
+    phrases = listed if isinstance(listed, list) else text.split(",")
+    return [phrase for phrase in (" ".join(str(phrase).split()) for phrase in phrases) if phrase]

@@ -27,6 +27,11 @@ def lora_tensors(
     """Tensors and metadata of the LoRA file; ``weights`` (canonical names) are needed if the erasure has maps."""
     if dtype not in DTYPES:
         raise BadInput(f"A LoRA is saved in float32 or float16, not {dtype}.")
+    if erasure.bottlenecks:
+        raise BadInput(
+            "This erasure has small networks behind the attention (Receler), which no LoRA can hold. Save it in the "
+            "native form."
+        )
     if erasure.maps and weights is None:
         raise BadInput(
             "A LoRA holds changes of one model's weights, so saving this erasure as one needs that model. "

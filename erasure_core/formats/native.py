@@ -2,7 +2,8 @@
 
 ``map.<space>.down`` Y [r, d], ``map.<space>.up`` D [d, r], ``map.<space>.bias`` [d], all fp32; further factors of a
 product, in the order they act, as ``map.<space>.1.down`` and so on. Because deltas use kohya keys, the native file of a
-trained erasure is at the same time a LoRA that any host loads.
+trained erasure is at the same time a LoRA that any host loads. ``bottleneck.<attention>.down`` [r, c], ``.down_bias``
+[r], ``.up`` [c, r], ``.up_bias`` [c] are small networks behind a cross-attention, which no LoRA can hold.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from ..bottleneck import Bottleneck
 from ..erasure import EmbeddingMap, Erasure, MapFactor, WeightDelta
 from ..errors import BadInput, UnknownFormat
 from ..keys import kohya_stem, name_of_stem
@@ -23,6 +25,8 @@ from .parts import gather
 from .statistics import PREFIX, read_statistics, statistics_tensors
 
 _MAP_KEY = re.compile(r"map\.([A-Za-z0-9_-]+)(?:\.(\d+))?\.(down|up|bias)")
+_BOTTLENECK = "bottleneck."
+_BOTTLENECK_KEY = re.compile(r"bottleneck\.(unet\..+\.attn2)\.(down|down_bias|up|up_bias)")
 _KEPT = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -38,6 +42,9 @@ def native_tensors(erasure: Erasure, statistics: bool = False) -> tuple[dict[str
     family = family_name(erasure)
     for delta in erasure.weight_deltas.values():
         tensors |= delta_tensors(delta, family)
+    for name, eraser in erasure.bottlenecks.items():
+        parts = {"down": eraser.down, "down_bias": eraser.down_bias, "up": eraser.up, "up_bias": eraser.up_bias}
+        tensors |= {f"{_BOTTLENECK}{name}.{part}": kept(tensor) for part, tensor in parts.items()}
     if statistics:
         tensors |= statistics_tensors(erasure.statistics)
     return tensors, describe_erasure(erasure) | legacy_trio(erasure)
@@ -79,11 +86,13 @@ def read_native(header: Header, tensors: Mapping[str, Tensor]) -> Erasure:
     fields = read_provenance(header.metadata, header.name)
     maps = _read_maps({key: t for key, t in tensors.items() if key.startswith("map.")}, header.name)
     rows = read_statistics({key: t for key, t in tensors.items() if key.startswith(PREFIX)}, header.name)
-    rest = {key: t for key, t in tensors.items() if not key.startswith(("map.", PREFIX))}
+    rest = {key: t for key, t in tensors.items() if not key.startswith(("map.", PREFIX, _BOTTLENECK))}
     deltas = _read_deltas(rest, header.name)
-    if not maps and not deltas:
+    behind = {key: t for key, t in tensors.items() if key.startswith(_BOTTLENECK)}
+    bottlenecks = _read_bottlenecks(behind, header.name)
+    if not maps and not deltas and not bottlenecks:
         raise UnknownFormat(f"{header.name} says it is a Membrane file but holds no erasure. Save it again.")
-    return Erasure(maps=maps, weight_deltas=deltas, statistics=rows, **fields)
+    return Erasure(maps=maps, weight_deltas=deltas, bottlenecks=bottlenecks, statistics=rows, **fields)
 
 
 def _read_maps(tensors: Mapping[str, Tensor], file: str) -> dict[str, EmbeddingMap]:
@@ -134,3 +143,16 @@ def _read_deltas(tensors: Mapping[str, Tensor], file: str) -> dict[str, WeightDe
             "It was changed by another program or is damaged."
         )
     return deltas
+
+
+def _read_bottlenecks(tensors: Mapping[str, Tensor], file: str) -> dict[str, Bottleneck]:
+    places: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        match = _BOTTLENECK_KEY.fullmatch(key)
+        if match is None:
+            raise UnknownFormat(f"{file} is damaged: {key} is no part of an eraser. Save or download it again.")
+        places.setdefault(match.group(1), {})[match.group(2)] = tensor
+    try:
+        return {name: Bottleneck(name, **parts) for name, parts in sorted(places.items())}
+    except (TypeError, BadInput) as error:
+        raise UnknownFormat(f"{file} is damaged: the parts of its erasers do not belong together.") from error

@@ -41,9 +41,14 @@ _REFUSED = {
 }
 
 
+def plain_key(key: str) -> str:
+    """The key without what parallel and compiled training put in front."""
+    return _WRAPPERS.sub("", key)
+
+
 def split_key(key: str) -> tuple[str, str] | None:
     """Module and part of a key (``("lora_unet_conv_in", "down")``), None if the key belongs to no adapter."""
-    plain = _WRAPPERS.sub("", key)
+    plain = plain_key(key)
     xlabs = _XLABS.fullmatch(plain)
     if xlabs:
         block, what, stream, part = xlabs.groups()

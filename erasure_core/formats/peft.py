@@ -17,14 +17,14 @@ from torch import Tensor
 from ..erasure import Erasure
 from ..errors import NothingMatched
 from ..keys import Family
+from .detect import ERASE_ANYTHING, Kind
 from .files import Header
-from .flux import flux_method
 from .kohya import base_of, without_adapters_of_images
 from .matching import match
 from .parts import gather
 
 
-def read_peft(header: Header, tensors: Mapping[str, Tensor], families: Sequence[Family]) -> Erasure:
+def read_peft(header: Header, tensors: Mapping[str, Tensor], families: Sequence[Family], kind: Kind) -> Erasure:
     """Weight deltas of a file with dotted module names.
 
     The scale is alpha / rank from an ``.alpha`` entry, else from the adapter settings stored in the metadata or in
@@ -41,7 +41,12 @@ def read_peft(header: Header, tensors: Mapping[str, Tensor], families: Sequence[
         notes["ignored"] = f"{len(strange) + dropped} tensors that belong to no LoRA entry"
     return Erasure(
         weight_deltas=found.deltas,
-        recipe={"method": flux_method(modules) or "lora", "concepts": [], "options": {}},
+        recipe={
+            "method": "eraseanything" if kind is ERASE_ANYTHING else "lora",
+            "format": kind.name,
+            "concepts": [],
+            "options": {},
+        },
         base=base_of(found.family),
         diagnostics=notes,
     )
