@@ -59,7 +59,8 @@ def measure(way: str, pairs: int) -> dict[str, Any]:
         model = random_unet()
         layers = scope(model, pack)
         entries = [acting.Entry(action(pack, layers, i, i < opened), "cond", None) for i in range(loaded)]
-        where = {name: (host.module_name(theirs), 0, None) for name, (theirs, _) in layers.items()}
+        slot = pack("erasure_core.keys.text").Slot
+        where = {name: slot(theirs) for name, (theirs, _) in layers.items()}
         wrapper = acting.Membranes(entries, where)
         changed = model.clone()
         host.put_wrappers(changed, wrapper, wrapper.around_sampling)
@@ -107,7 +108,7 @@ def multiplications() -> dict[str, float]:
 def scope(model: Any, pack: Any) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Canonical layer -> (the host's name of its weight, shape) of every layer of the transformers."""
     shapes = pack("nodes.host").shapes(model)
-    names = pack("erasure_core.keys").family_of(shapes).host_names()
+    names = {ours: slot.key for ours, slot in pack("erasure_core.keys").family_of(shapes).host_slots().items()}
     found = {
         ours.removesuffix(".weight"): (theirs, tuple(shapes[theirs]))
         for ours, theirs in names.items()

@@ -23,7 +23,15 @@ def warnings_of(erasure: Erasure) -> tuple[str, ...]:
         if isinstance(numbers, Mapping)
         for sentence in _sentences(erasure, numbers)
     )
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys([*found, *_of_spaces(erasure)]))
+
+
+def _of_spaces(erasure: Erasure) -> Iterator[str]:
+    if "t5" in erasure.maps:
+        yield (
+            "Flux also reads one vector of CLIP-L for the whole prompt, which this erasure does not change, so traces "
+            "of the concept can remain. Look at pictures before you rely on it."
+        )
 
 
 def _sentences(erasure: Erasure, numbers: Mapping[str, Any]) -> Iterator[str]:

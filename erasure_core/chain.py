@@ -227,11 +227,15 @@ def _equal(one: Tensor, other: Tensor) -> bool:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a layer of the canonical name is in a running model: a module, and a part of its outputs if not all."""
+    """Where a layer of the canonical name is in a running model: a module, and a part of its outputs if not all.
+
+    ``swapped``: the module gives the second half of the layer's outputs before the first half.
+    """
 
     module: nn.Module
     start: int = 0
     length: int | None = None
+    swapped: bool = False
 
 
 class Hooks:
@@ -263,10 +267,13 @@ class Hooks:
         def add(module: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> Tensor | None:
             if not self._open:
                 return None
+            if place.swapped:
+                half = out.shape[-1] // 2
+                return self.sampling.change(layer, module, args[0], out.roll(half, -1)).roll(half, -1)
             if place.length is None:
                 return self.sampling.change(layer, module, args[0], out)
-            part = out[..., place.start : place.start + place.length]
-            part.copy_(self.sampling.change(layer, module, args[0], part))
-            return out
+            end = place.start + place.length
+            part = self.sampling.change(layer, module, args[0], out[..., place.start : end])
+            return torch.cat([out[..., : place.start], part, out[..., end:]], dim=-1)
 
         return add

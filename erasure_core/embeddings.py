@@ -18,7 +18,7 @@ from .models import EditableModel, Encoded
 from .prompts import CHUNK, escape
 
 SELECTORS = ("LAST", "LAST+EOT", "TAIL", "ALL77", "MATCHED", "SURR", "EOT", "EOT+PADS", "POOLED")
-_A, _AN = 320, 550  # the words "a" and "an" in the vocabulary of all CLIP text encoders
+_A, _AN = 320, 550  # the words "a" and "an" in the vocabulary of all CLIP text encoders; T5's has others there
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a row came from: prompt, position in it (0 = start token, 77 per chunk) and token id."""
+    """Where a row came from: prompt, position in it (CLIP: 0 = start token, 77 per chunk) and token id."""
 
     prompt: str
     position: int
@@ -59,25 +59,35 @@ class RowSet:
 
 @dataclass(frozen=True)
 class Text:
-    """One encoded prompt: ``rows`` [77k, d], ``ids`` [77k], ``eos`` of the last chunk, ``pooled`` [p] or None."""
+    """One encoded prompt: ``rows`` [77k, d], ``ids`` [77k], ``eos`` of the last chunk, ``pooled`` [p] or None.
+
+    ``chunk``: rows of one chunk, 77 for CLIP and all of them for T5. ``lead``: special tokens before a chunk's words.
+    """
 
     prompt: str
     rows: Tensor
     ids: tuple[int, ...]
     eos: int
     pooled: Tensor | None
+    chunk: int = CHUNK
+    lead: int = 1
 
     @property
     def start_of_last_chunk(self) -> int:
-        """Position of the last chunk's start token."""
-        return len(self.ids) - CHUNK
+        """Position of the last chunk's first token."""
+        return len(self.ids) - self.chunk
+
+    @property
+    def said(self) -> Tensor:
+        """Rows of the words and of what comes between chunks, up to the end-of-text token."""
+        return self.rows[self.lead : self.eos + 1]
 
     def last(self, phrase: tuple[int, ...]) -> int:
         """Position of the last token of ``phrase`` where it stands last; else of the text; 0 for an empty text."""
-        for start in range(self.eos - len(phrase), 0, -1):
+        for start in range(self.eos - len(phrase), self.lead - 1, -1):
             if phrase and self.ids[start : start + len(phrase)] == phrase:
                 return start + len(phrase) - 1
-        return self.eos - 1
+        return max(self.eos - 1, 0)
 
 
 def encode_texts(model: EditableModel, prompts: Sequence[str]) -> dict[str, Text]:
@@ -91,15 +101,17 @@ def encode_texts(model: EditableModel, prompts: Sequence[str]) -> dict[str, Text
 
 def _text(prompt: str, encoded: Encoded, index: int) -> Text:
     chunks = int(encoded.extras["chunks"][index])
-    ids = next(iter(encoded.tokens.values()))[index, :chunks].flatten()
-    end = (chunks - 1) * CHUNK + int(encoded.eos[index, chunks - 1])
+    ids = next(iter(encoded.tokens.values()))[index, :chunks]
+    size = ids.shape[1] if "rows" not in encoded.extras else int(encoded.extras["rows"][index])
+    own = tuple(ids.flatten().tolist()[: chunks * size])
+    end = (chunks - 1) * size + int(encoded.eos[index, chunks - 1])
     pooled = None if encoded.pooled is None else encoded.pooled[index]
-    return Text(prompt, encoded.hidden[index, : chunks * CHUNK], tuple(ids.tolist()), end, pooled)
+    return Text(prompt, encoded.hidden[index, : chunks * size], own, end, pooled, size, encoded.lead)
 
 
 def content(text: Text) -> tuple[int, ...]:
     """Token ids of a one-chunk text without specials."""
-    return text.ids[1 : text.eos] if len(text.ids) == CHUNK else ()
+    return text.ids[text.lead : text.eos] if len(text.ids) == text.chunk else ()
 
 
 def select_pairs(model: EditableModel, pairs: Sequence[Pair], selector: str) -> RowSet:
@@ -201,7 +213,7 @@ def _matched(old: Text, new: Text, phrase: tuple[int, ...], anchor: tuple[int, .
     Where the old prompt's words do not all occur in the new one in their order, the words that differ are paired from
     their last one backwards.
     """
-    before, after = (tuple(_A if i == _AN else i for i in text.ids[: text.eos]) for text in (old, new))
+    before, after = (tuple(_A if i == _AN and text.lead else i for i in text.ids[: text.eos]) for text in (old, new))
     last = len(new.ids) - 1
     words = _in_order(before, after) or _from_the_end(before, after)
     pads = range(len(old.ids) - len(words))

@@ -14,6 +14,7 @@ from .bottleneck import Bottleneck
 from .errors import BadInput, NothingMatched, WrongFamily
 
 POOLED_SPACE = "sdxl_pooled"
+TEXT_WEIGHT = "transformer.context_embedder.weight"  # by which Flux reads its text, once for all layers
 POOLED_WEIGHT = "unet.add_embedding.linear_1.weight"
 _CROSS_ATTENTION = re.compile(r"^unet\..*\.attn2\.to_([kv])\.weight$")
 
@@ -237,7 +238,17 @@ def check_deltas(deltas: Iterable[WeightDelta], shapes: Mapping[str, tuple[int, 
 
 
 def cross_attention_names(weights: Iterable[str], applies: str = "kv") -> list[str]:
-    """Canonical names of the cross-attention key and/or value matrices, in the model's order."""
+    """Canonical names of the matrices that read text: cross-attention's keys and/or values, in the model's order.
+
+    Flux has one. Raises BadInput if only keys or only values are asked for there.
+    """
+    if isinstance(weights, Mapping) and TEXT_WEIGHT in weights:
+        if applies != "kv":
+            raise BadInput(
+                "Flux reads its text by one matrix, so that keys and values cannot be changed apart. Erase with a "
+                "method and options that change both."
+            )
+        return [TEXT_WEIGHT]
     found = ((name, _CROSS_ATTENTION.match(name)) for name in weights)
     return [name for name, match in found if match and match.group(1) in applies]
 

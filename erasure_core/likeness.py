@@ -122,7 +122,7 @@ def neutral_bank(model: EditableModel) -> Bank:
     key = repr(sorted(probe(model).items()))
     if key not in _banks:
         texts = encode_texts(model, list_lines("neutral_prompts.txt"))
-        rows = [text.rows[1 : text.eos + 1].double() for text in texts.values()]
+        rows = [text.said.double() for text in texts.values()]
         owners = torch.repeat_interleave(torch.arange(len(rows)), torch.tensor([len(part) for part in rows]))
         together = torch.cat(rows)
         _banks[key] = Bank(tuple(texts), together, owners, together.mean(0))
@@ -187,7 +187,7 @@ class Said:
     def reached(self, subject: Subject, references: Tensor) -> float:
         """The cosine that every one of the subject's sentences reaches."""
         texts = [self._texts[text] for phrase in subject.phrases for text in _sentences(phrase, subject.kind)]
-        return min(float((self._units(t.rows[1 : t.eos + 1]) @ references.T).max()) for t in texts)
+        return min(float((self._units(t.said) @ references.T).max()) for t in texts)
 
     def ending(self, phrase: str, kind: str) -> Tensor:
         """[d]: the direction of the end-of-text row of the bare phrase, which stands for all of it."""

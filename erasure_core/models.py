@@ -23,11 +23,13 @@ if TYPE_CHECKING:
 class Encoded:
     """Text as the denoiser receives it.
 
-    ``hidden`` [B, 77k, d]: the rows that enter cross-attention, k chunks of 77 positions.
-    ``tokens``: encoder name -> ids [B, k, 77], specials and padding included.
+    ``hidden`` [B, 77k, d]: the rows that the denoiser reads, k chunks of 77 positions; of T5 one chunk of any length n.
+    ``tokens``: encoder name -> ids [B, k, 77] or [B, 1, n], specials and padding included; the rows' encoder first.
     ``eos`` [B, k]: position of the first end-of-text token inside each chunk of the first encoder.
     ``pooled`` [B, p] or None: the pooled vector (SDXL: 1280).
-    ``extras``: what else the denoiser needs (SDXL: ``time_ids`` [B, 6]).
+    ``extras``: what else the denoiser needs (SDXL: ``time_ids`` [B, 6]); ``chunks`` [B]: how many are a prompt's own,
+    ``rows`` [B]: the same for rows of T5, the rest of ``hidden`` being zero. ``lead``: special tokens before the words
+    of a chunk, 1 for CLIP, 0 for T5. ``words``: of each prompt, ids in CLIP's vocabulary, where the rows are T5's.
     """
 
     hidden: Tensor
@@ -35,6 +37,8 @@ class Encoded:
     eos: Tensor
     pooled: Tensor | None = None
     extras: Mapping[str, Any] = field(default_factory=dict)
+    lead: int = 1
+    words: tuple[tuple[int, ...], ...] | None = None
 
     def __len__(self) -> int:
         return self.hidden.shape[0]
@@ -52,6 +56,8 @@ class Encoded:
             pick(self.eos),
             None if self.pooled is None else pick(self.pooled),
             {name: pick(value) for name, value in self.extras.items()},
+            self.lead,
+            None if self.words is None else tuple(self.words[i] for i in rows.tolist()),
         )
 
 

@@ -67,4 +67,4 @@ def check_encoder(made_on: Mapping[str, str], model: EditableModel) -> str:
 def _summary(text: Text, space: str) -> Tensor:
     if space == POOLED_SPACE and text.pooled is not None:
         return text.pooled
-    return text.rows[1 : text.eos + 1].mean(0)
+    return text.said.mean(0)

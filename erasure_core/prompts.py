@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from .errors import BadInput
 
 CHUNK = 77
+START = 49406  # the start token of every CLIP tokenizer
 MAX_CHUNKS = 32
 _KEEP_TOGETHER = 8  # stretches shorter than this move to the next chunk whole
 _OPEN, _CLOSE = "\x00\x02", "\x00\x01"  # stand-ins for escaped brackets while brackets are being counted

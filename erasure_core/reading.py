@@ -47,7 +47,9 @@ def least_certain(modes: Iterable[str]) -> str:
 
 
 def words_of(encoded: Encoded) -> list[tuple[int, ...]]:
-    """Token ids of every prompt without start, end and padding, chunks joined; ids of the first encoder."""
+    """CLIP's token ids of every prompt without start, end and padding, chunks joined."""
+    if encoded.words is not None:
+        return list(encoded.words)
     ids = next(iter(encoded.tokens.values()))
     ends = encoded.eos
     return [

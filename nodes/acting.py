@@ -15,14 +15,12 @@ from torch import Tensor
 from ..erasure_core.acting import Action, Stacks, on_negative, strongest
 from ..erasure_core.chain import Chain, Hooks
 from ..erasure_core.erasure import POOLED_SPACE
+from ..erasure_core.keys.text import Slot
 from ..erasure_core.reading import Activation, PromptRow, least_certain
 from . import host, stamp
 from .wrapper import NEGATIVE, TextWrapper, repeated
 
 EVENT = "membrane.gains"
-
-
-Where = Mapping[str, tuple[str, int, int | None]]  # canonical layer -> module of the denoiser, part of its outputs
 
 
 @dataclass(frozen=True)
@@ -54,9 +52,12 @@ class Run:
 
 
 class Membranes(TextWrapper):
-    """Membranes of fixed maps and changes; gains are what each membrane does to a row."""
+    """Membranes of fixed maps and changes; gains are what each membrane does to a row.
 
-    def __init__(self, entries: Sequence[Entry], where: Where) -> None:
+    ``where``: the host's weight of every canonical layer that is changed.
+    """
+
+    def __init__(self, entries: Sequence[Entry], where: Mapping[str, Slot]) -> None:
         self.entries = tuple(entries)
         self.where = dict(where)
         self.panels: dict[str | None, Mapping[str, Any]] = {}  # node -> what it shows besides, filled as it is made

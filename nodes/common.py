@@ -13,7 +13,7 @@ OUTPUTS = (
 
 def model_input() -> tuple[str, dict[str, Any]]:
     """MODEL."""
-    tip = "The model to change, after its LoRAs. Stable Diffusion 1, 2 or XL, or the demo model."
+    tip = "The model to change, after its LoRAs. Stable Diffusion 1, 2 or XL, Flux, or the demo model."
     return ("MODEL", {"tooltip": tip})
 
 

@@ -34,7 +34,7 @@ def parts() -> dict[str, Any]:
     encoder = {f"text_model.{name}": tensor for name, tensor in _weights("text_encoder/model.safetensors").items()}
     shapes = {f"unet.{name}": tuple(tensor.shape) for name, tensor in denoiser.items()}
     family = family_of(shapes | {f"text_encoder.{name}": tuple(tensor.shape) for name, tensor in encoder.items()})
-    names = family.host_names()
+    places = family.host_slots()
     channels, layers = unet["block_out_channels"], unet["layers_per_block"]
     width = channels[0]
     depth = [int("CrossAttn" in kind) for kind in unet["down_block_types"] for _ in range(layers)]
@@ -42,7 +42,7 @@ def parts() -> dict[str, Any]:
     projection = text["projection_dim"]
     return {
         "unet": {
-            "weights": {names[f"unet.{name}"].removeprefix("diffusion_model."): t for name, t in denoiser.items()},
+            "weights": {places[f"unet.{name}"].key.removeprefix("diffusion_model."): t for name, t in denoiser.items()},
             "config": {
                 "image_size": 32,
                 "in_channels": unet["in_channels"],
@@ -63,7 +63,7 @@ def parts() -> dict[str, Any]:
         },
         "text": {
             "weights": {
-                **{names[f"text_encoder.{name}"]: tensor for name, tensor in encoder.items()},
+                **{places[f"text_encoder.{name}"].key: tensor for name, tensor in encoder.items()},
                 "clip_l.transformer.text_projection.weight": torch.eye(text["hidden_size"], projection),
                 "clip_l.logit_scale": torch.tensor(4.6055),  # CLIP's; read by nothing, but no weight may be missing
             },

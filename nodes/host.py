@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..erasure_core.chain import Place
+from ..erasure_core.keys.text import Slot
 
 KEY = "membrane"  # of our wrappers, of the run in the options, of our marks
 STAMP = "membrane_tokens"  # under which a conditioning carries the words it was made from
@@ -65,19 +66,30 @@ def is_ours(patch: Sequence[Any]) -> bool:
     return bool(marks) and all(str(mark).startswith(f"{KEY}.") for mark in marks)
 
 
-def add_low_rank(patcher: Any, factors: Mapping[str, tuple[Tensor, Tensor]]) -> set[str]:
-    """Add ``up @ down`` to weights by host name; returns the names that exist."""
+Part = str | tuple[str, tuple[int, int, int]]  # a weight by host name, or (dimension, start, length) of one
+
+
+def place(name: str, start: int | None, length: int | None) -> Part:
+    """A whole weight, or ``length`` rows of one from ``start``, as patches name it."""
+    return name if start is None or length is None else (name, (0, start, length))
+
+
+def add_low_rank(patcher: Any, factors: Mapping[Part, tuple[Tensor, Tensor]]) -> set[Part]:
+    """Add ``up @ down`` to weights; returns the places that exist."""
     from comfy.weight_adapter import LoRAAdapter
 
     patches = {
-        name: LoRAAdapter({f"{KEY}.{name}"}, (up, down, None, None, None, None)) for name, (up, down) in factors.items()
+        where: LoRAAdapter(
+            {f"{KEY}.{where if isinstance(where, str) else where[0]}"}, (up, down, None, None, None, None)
+        )
+        for where, (up, down) in factors.items()
     }
     return set(patcher.add_patches(patches))
 
 
-def add_full(patcher: Any, differences: Mapping[str, Tensor]) -> set[str]:
-    """Add whole differences to weights by host name; returns the names that exist."""
-    return set(patcher.add_patches({name: ("diff", (tensor,)) for name, tensor in differences.items()}))
+def add_full(patcher: Any, differences: Mapping[Part, Tensor]) -> set[Part]:
+    """Add whole differences to weights; returns the places that exist."""
+    return set(patcher.add_patches({where: ("diff", (tensor,)) for where, tensor in differences.items()}))
 
 
 def settings_of(model: Any) -> Any:
@@ -127,22 +139,19 @@ def running(guider: Any, run: Any, key: str) -> Iterator[None]:
         options.pop(key, None) if before is None else options.update({key: before})
 
 
-def module_name(weight: str) -> str:
-    """Name below the denoiser of the module that holds a weight of the host's name."""
-    return weight.removeprefix("diffusion_model.").rpartition(".")[0]
-
-
 def denoiser_of(executor: Any) -> Any:
     """The network that a wrapper around one of its calls stands around; with several GPUs one of its copies."""
     return executor.class_obj
 
 
-def places(denoiser: Any, where: Mapping[str, tuple[str, int, int | None]], layers: Iterable[str]) -> dict[str, Place]:
-    """The modules of ``layers`` by canonical name; ``where`` has each one's name below the denoiser and its part."""
-    return {
-        layer: Place(denoiser.get_submodule(path), start, length)
-        for layer, (path, start, length) in ((layer, where[layer]) for layer in layers)
-    }
+def places(denoiser: torch.nn.Module, where: Mapping[str, Slot], layers: Iterable[str]) -> dict[str, Place]:
+    """The modules of ``layers`` by canonical name; ``where`` says in which weight of the host's each one lies."""
+    found = {}
+    for layer in layers:
+        slot = where[layer]
+        module = denoiser.get_submodule(slot.key.removeprefix("diffusion_model.").rpartition(".")[0])
+        found[layer] = Place(module, slot.start or 0, slot.length, slot.swapped)
+    return found
 
 
 def noise_now(options: Mapping[str, Any]) -> float | None:

@@ -14,11 +14,13 @@ from ..erasure_core.bottleneck import check_bottlenecks
 from ..erasure_core.erasure import WeightDelta, check_deltas
 from ..erasure_core.errors import BadInput, NothingMatched, WrongFamily
 from ..erasure_core.keys import family_of
+from ..erasure_core.keys.text import Slot
 from ..erasure_core.models import Encoded
 from ..erasure_core.prompts import CHUNK
 from . import host
 from .acting import Entry, Membranes
 from .stamp import END, stamped, token_ids
+from .t5 import T5Texts
 from .weights import HostWeights
 
 _BATCH = 32  # prompts encoded in one go where the host allows it
@@ -40,18 +42,19 @@ class HostPatch:
 class HostModel:
     """What erasing and applying need of a graph. ``node_id`` is where progress and live gains are shown.
 
-    Raises WrongFamily for a model or text encoder that is no Stable Diffusion 1, 2 or XL.
+    Raises WrongFamily for a model or text encoder that is no Stable Diffusion 1, 2 or XL, or Flux.
     """
 
     def __init__(self, model: Any, clip: Any, node_id: str | None = None) -> None:
         self._model, self._clip, self._node_id = model, clip, node_id
         self._family = family_of({**host.shapes(model), **host.shapes(host.text_patcher(clip))})
         self._weights = HostWeights(self._family, model, host.text_patcher(clip))
+        self._t5 = T5Texts(clip, self._family.context, node_id) if self.family == "flux" else None
         self._encoded: dict[str, tuple[Tensor, dict[str, list[list[int]]], Tensor | None]] = {}
 
     @property
     def family(self) -> str:
-        """``sd1``, ``sd2`` or ``sdxl``."""
+        """``sd1``, ``sd2``, ``sdxl`` or ``flux``."""
         return self._family.name
 
     @property
@@ -81,6 +84,8 @@ class HostModel:
         """Encode prompts of any length as the host does; each distinct prompt once for this object."""
         if not prompts:
             raise BadInput("There is no prompt to encode.")
+        if self._t5 is not None:
+            return self._t5.encode(prompts)
         self._encode_missing([p for p in dict.fromkeys(prompts) if p not in self._encoded])
         found = [self._encoded[prompt] for prompt in prompts]
         names = list(found[0][1])
@@ -141,8 +146,9 @@ class HostModel:
         if rows not in ("cond", "all"):
             raise BadInput(f"rows must be 'cond' or 'all', not {rows!r}.")
         model, clip = host.clone(self._model), stamped(self._clip)
-        self._add(model, [delta for delta in deltas if delta.name.startswith("unet.")])
-        self._add(host.text_patcher(clip), [delta for delta in deltas if not delta.name.startswith("unet.")])
+        root = f"{self._family.root}."
+        self._add(model, [delta for delta in deltas if delta.name.startswith(root)])
+        self._add(host.text_patcher(clip), [delta for delta in deltas if not delta.name.startswith(root)])
         if actions:
             earlier = host.wrapper_of(model)
             entries = [Entry(action, rows, self._node_id) for action in actions]
@@ -153,7 +159,7 @@ class HostModel:
             return HostPatch(model, clip, lambda panel: acting.panels.update({self._node_id: panel}))
         return HostPatch(model, clip)
 
-    def _where(self, actions: Sequence[Action]) -> dict[str, tuple[str, int, int | None]]:
+    def _where(self, actions: Sequence[Action]) -> dict[str, Slot]:
         """Where the layers are that ``actions`` change; raises if this model has them not, or of other shapes."""
         deltas = [delta for action in actions for delta in action.deltas.values()]
         erasers = [eraser for action in actions for eraser in action.bottlenecks.values()]
@@ -162,23 +168,21 @@ class HostModel:
         check_bottlenecks(erasers, shapes)
         layers = [delta.name.rpartition(".") for delta in deltas]
         layers += [(f"{eraser.name}.to_out.0", ".", "weight") for eraser in erasers]
-        return {
-            layer: (host.module_name(self._weights.names[layer + dot + kind]), 0, None) for layer, dot, kind in layers
-        }
+        return {layer: self._weights.slots[layer + dot + kind] for layer, dot, kind in layers}
 
     def _add(self, patcher: Any, deltas: Sequence[WeightDelta]) -> None:
         if not deltas:
             return
-        names = self._weights.names
         check_deltas(deltas, self._weights.shapes())
         taken = 0
         for delta in deltas:  # one by one: several membranes may change the same weight
+            slot = self._weights.slots[delta.name]
+            place = host.place(slot.key, slot.start, slot.length)
             if delta.up is None or delta.down is None:
-                found = host.add_full(patcher, {names[delta.name]: delta.dense()})
+                found = host.add_full(patcher, {place: slot.given(delta.dense())})
             else:
-                found = host.add_low_rank(
-                    patcher, {names[delta.name]: (delta.up.float() * delta.scale, delta.down.float())}
-                )
+                up = slot.given(delta.up.float() * delta.scale)
+                found = host.add_low_rank(patcher, {place: (up, delta.down.float())})
             taken += len(found)
         if taken != len(deltas):
             raise NothingMatched(f"ComfyUI took only {taken} of {len(deltas)} changes of weights.")

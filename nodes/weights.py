@@ -26,7 +26,7 @@ class HostWeights(Mapping[str, Tensor]):
     def __init__(self, family: Family, model: Any, text: Any = None) -> None:
         self._patchers = [model] if text is None else [text, model]
         self._shapes = {name: shape for patcher in self._patchers for name, shape in host.shapes(patcher).items()}
-        self.names = {ours: theirs for ours, theirs in family.host_names().items() if theirs in self._shapes}
+        self.slots = {ours: slot for ours, slot in family.host_slots().items() if slot.key in self._shapes}
 
     @cached_property
     def _patches(self) -> Mapping[str, Any]:
@@ -38,10 +38,10 @@ class HostWeights(Mapping[str, Tensor]):
         Of weights that LoRAs of earlier nodes change, all numbers count as they are then.
         """
         digest = hashlib.sha256()
-        for name, key in self.names.items():
-            if key not in self._patches:
+        for name, slot in self.slots.items():
+            if slot.key not in self._patches:
                 continue  # packed weights, which cannot be read as numbers either
-            (weight, _), *patches = self._patches[key]
+            (weight, _), *patches = self._patches[slot.key]
             digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
             if any(not host.is_ours(patch) for patch in patches):
                 digest.update(self[name].numpy().tobytes())
@@ -53,29 +53,31 @@ class HostWeights(Mapping[str, Tensor]):
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of every weight, without reading any."""
-        return {ours: self._shapes[theirs] for ours, theirs in self.names.items()}
+        return {ours: slot.shape(self._shapes[slot.key]) for ours, slot in self.slots.items()}
 
     def __getitem__(self, name: str) -> Tensor:
-        key = self.names[name]
+        slot = self.slots[name]
+        key = slot.key
         if key not in self._patches:
             raise BadInput(_quantised(name, "in a packed form"))
         (weight, dequantise), *patches = self._patches[key]
         if not weight.is_floating_point() or hasattr(weight, "tensor_type"):
             raise BadInput(_quantised(name, str(getattr(weight, "tensor_type", weight.dtype))))
         plain = dequantise(weight.detach().to("cpu", torch.float32, copy=True))
-        result = host.weight_with(plain, [patch for patch in patches if not host.is_ours(patch)], key)
+        whole = host.weight_with(plain, [patch for patch in patches if not host.is_ours(patch)], key)
+        result = slot.taken(whole)
         if not torch.isfinite(result).all():
             raise IllConditioned(f"The model's weight {name} holds NaN or infinite values. Load an intact checkpoint.")
         return result
 
     def __contains__(self, name: object) -> bool:
-        return name in self.names  # Mapping's own test would copy the weight
+        return name in self.slots  # Mapping's own test would copy the weight
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.names)
+        return iter(self.slots)
 
     def __len__(self) -> int:
-        return len(self.names)
+        return len(self.slots)
 
 
 def _quantised(name: str, how: str) -> str:

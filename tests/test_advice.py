@@ -1,9 +1,11 @@
 """Warnings say in plain words what will not go as hoped, and stay silent otherwise."""
 
 import pytest
+import torch
 
 from erasure_core import Erasure, Membrane, apply, erase
 from erasure_core.advice import warnings_of
+from erasure_core.erasure import EmbeddingMap, MapFactor
 
 
 @pytest.mark.parametrize("concepts", ["circle -> square", "circle", "style: striped", "star -> heart\nmoon -> ring"])
@@ -35,6 +37,12 @@ def test_drift_of_what_is_preserved_is_named():
     assert warnings_of(Erasure(diagnostics={"clip_l": numbers})) == (
         "What is preserved moves by up to 31%: look at pictures of it before you rely on it.",
     )
+
+
+def test_an_erasure_of_flux_says_what_it_leaves():
+    factor = MapFactor(torch.zeros(1, 4), torch.zeros(4, 1))
+    (warning,) = warnings_of(Erasure(maps={"t5": EmbeddingMap("t5", (factor,))}))
+    assert warning.startswith("Flux also reads one vector of CLIP-L")
 
 
 def test_diagnostics_of_other_programs_do_no_harm():

@@ -67,7 +67,7 @@ def test_published_stems_find_their_weight(family, stems):
 
 def test_scopes_have_their_published_sizes():
     for family, keys, millions in ((SD1, 686, 859.5), (SD2, 686, 865.9), (SDXL, 1680, 2567.5)):
-        shapes = family.unet.shapes()
+        shapes = family.denoiser.shapes()
         assert len(shapes) == keys
         assert round(sum(map(math.prod, shapes.values())) / 1e6, 1) == millions
     for family, count, parameters in ((SD1, 32, 19_169_280), (SDXL, 140, 340_787_200)):
@@ -84,7 +84,7 @@ def test_rank_one_adapters_on_all_transformers_have_their_published_size(family,
 
 
 def test_cross_attention_in_ldm_names():
-    found = {n for n in ldm_names(SD1.unet).values() if n.endswith("attn2.to_k.weight")}
+    found = {n for n in ldm_names(SD1.denoiser).values() if n.endswith("attn2.to_k.weight")}
     tail = "transformer_blocks.0.attn2.to_k.weight"
     assert found == (
         {f"input_blocks.{i}.1.{tail}" for i in SD1_INPUT}
@@ -111,12 +111,12 @@ def test_cross_attention_in_ldm_names():
     ],
 )
 def test_ldm_names_of_everything_else(name, ldm):
-    assert ldm_names(SD1.unet).get(name) == ldm
+    assert ldm_names(SD1.denoiser).get(name) == ldm
 
 
 def test_sdxl_label_embedding():
-    assert ldm_names(SDXL.unet)["add_embedding.linear_1.weight"] == "label_emb.0.0.weight"
-    assert ldm_names(SDXL.unet)["add_embedding.linear_2.bias"] == "label_emb.0.2.bias"
+    assert ldm_names(SDXL.denoiser)["add_embedding.linear_1.weight"] == "label_emb.0.0.weight"
+    assert ldm_names(SDXL.denoiser)["add_embedding.linear_2.bias"] == "label_emb.0.2.bias"
     assert kohya_stem("unet.add_embedding.linear_1.weight", "sdxl") == "lora_unet_label_emb_0_0"
     assert SDXL.shapes()["unet.add_embedding.linear_1.weight"] == (1280, 2816)
 
@@ -131,12 +131,12 @@ def test_every_weight_has_one_name_in_each_convention(family):
         stem = kohya_stem(name, family.name)
         assert stem_table(family)[stem] == name == name_of_stem(stem)
         assert module_table(family)[plain_module(name.removesuffix(".weight"))] == name
-    assert len(set(family.host_names().values())) == len(shapes)
-    assert len({(s.key, s.start) for s in family.checkpoint_names().values()}) == len(shapes)
+    assert len({(s.key, s.start) for s in family.host_slots().values()}) == len(shapes)
+    assert len({(s.key, s.start) for s in family.checkpoint_slots().values()}) == len(shapes)
 
 
 def test_fused_matrices_of_the_second_text_encoder():
-    slots = SDXL.checkpoint_names()
+    slots = SDXL.checkpoint_slots()
     layer = "text_encoder_2.text_model.encoder.layers.5"
     block = "conditioner.embedders.1.model.transformer.resblocks.5"
     value = slots[f"{layer}.self_attn.v_proj.weight"]
@@ -151,29 +151,30 @@ def test_fused_matrices_of_the_second_text_encoder():
 
 
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=list(FAMILIES))
-@pytest.mark.parametrize("prefix", ["unet.", "", "module.", "_orig_mod."])
+@pytest.mark.parametrize("prefix", ["{}.", "", "module.", "_orig_mod."])
 def test_family_by_diffusers_names(family, prefix):
-    shapes = {prefix + name: shape for name, shape in family.unet.shapes().items()}
+    shapes = {prefix.format(family.root) + name: shape for name, shape in family.denoiser.shapes().items()}
     assert family_of(shapes) == family
 
 
-@pytest.mark.parametrize("family", FAMILIES.values(), ids=list(FAMILIES))
+@pytest.mark.parametrize("family", (SD1, SD2, SDXL), ids=lambda family: family.name)
 @pytest.mark.parametrize("prefix", ["model.diffusion_model.", "diffusion_model."])
 def test_family_by_ldm_names(family, prefix):
-    names = ldm_names(family.unet)
-    shapes = {prefix + names[name]: shape for name, shape in family.unet.shapes().items()}
+    names = ldm_names(family.denoiser)
+    shapes = {prefix + names[name]: shape for name, shape in family.denoiser.shapes().items()}
     shapes["first_stage_model.encoder.conv_in.weight"] = (128, 3, 3, 3)
     assert family_of(shapes) == family
 
 
 def test_incomplete_and_foreign_networks_are_refused():
-    shapes = dict(SD1.unet.shapes())
+    shapes = dict(SD1.denoiser.shapes())
     del shapes["up_blocks.2.resnets.1.conv2.weight"]
     with pytest.raises(UnknownFormat, match=r"lacks .* up_blocks\.2\.resnets\.\d\.conv"):
         family_of(shapes)
     with pytest.raises(UnknownFormat, match="no cross-attention"):
         family_of({"classifier.weight": (10, 3)})
-    for key, network in (("double_blocks.0.img_attn.qkv.weight", "Flux"), ("joint_blocks.0.x", "Stable Diffusion 3")):
+    others = {"double_blocks.19.img_attn.qkv.weight": "HunyuanVideo", "joint_blocks.0.x": "Stable Diffusion 3"}
+    for key, network in others.items():
         with pytest.raises(WrongFamily, match=network):
             family_of({f"model.diffusion_model.{key}": (3, 3)})
 
@@ -215,10 +216,10 @@ def test_every_parameter_of_a_real_network_is_covered(name):
     real = {n: tuple(p.shape) for n, p in unet.named_parameters()}
     family = family_of({f"unet.{n}": p for n, p in unet.named_parameters()})
     assert family.name == name
-    assert family.unet.shapes() == real
-    names = ldm_names(family.unet)
+    assert family.denoiser.shapes() == real
+    names = ldm_names(family.denoiser)
     assert set(names) == set(real) and len(set(names.values())) == len(real)
-    assert family_of({f"diffusion_model.{names[n]}": shape for n, shape in real.items()}).unet == family.unet
+    assert family_of({f"diffusion_model.{names[n]}": shape for n, shape in real.items()}).denoiser == family.denoiser
 
 
 def test_text_encoder_of_a_model_is_measured():

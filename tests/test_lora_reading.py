@@ -310,18 +310,16 @@ def test_known_kinds_that_are_not_read_are_named(tmp_path, kind):
 @pytest.mark.parametrize(
     "key",
     [
-        "transformer.transformer_blocks.0.attn.add_k_proj.lora_A.weight",
-        "transformer.single_transformer_blocks.0.attn.to_q.lora_A.weight",
-        "lora_unet_single_transformer_blocks_0_attn_to_q.lora_down.weight",
-        "lora_unet_transformer_blocks_0_attn_to_q.lora_down.weight",
-        "lora_unet_double_blocks_0_img_attn_proj.lora_down.weight",
+        "transformer.transformer_blocks.19.attn.add_k_proj.lora_A.weight",
+        "transformer.single_transformer_blocks.0.attn.to_qkv_mlp_proj.lora_A.weight",
+        "lora_unet_double_blocks_19_img_attn_proj.lora_down.weight",
         "lora_unet_joint_blocks_0_x_block_attn_proj.lora_down.weight",
     ],
 )
 def test_other_networks_are_named(tmp_path, key):
     file_of(tmp_path / "x.safetensors", {key: (4, 8)})
     with pytest.raises(
-        WrongFamily, match=r"This is for (Flux|Stable Diffusion 3|Flux or Stable Diffusion 3) .*2 and XL"
+        WrongFamily, match=r"This is for (Stable Diffusion 3|Flux 2).* does not handle\. .*with Flux \("
     ):
         load(tmp_path / "x.safetensors")
 

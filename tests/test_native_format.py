@@ -231,7 +231,7 @@ def test_what_cannot_be_saved_is_refused_and_leaves_no_file(tmp_path):
     with pytest.raises(BadInput, match="Unknown form 'zip'"):
         save(realistic(), tmp_path / "x", form="zip")
     strange = WeightDelta("unet.strange.weight", diff=torch.ones(2))
-    with pytest.raises(BadInput, match=r"unet\.strange\.weight is no weight of a Stable Diffusion model"):
+    with pytest.raises(BadInput, match=r"unet\.strange\.weight is no weight of a model that Membrane knows"):
         save(Erasure(weight_deltas={strange.name: strange}), tmp_path / "x")
     assert list(tmp_path.iterdir()) == []
 

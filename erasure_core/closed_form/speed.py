@@ -21,7 +21,7 @@ from ..embeddings import Pair, RowSet, select_pairs
 from ..erasure import POOLED_SPACE, Erasure, WeightDelta, cross_attention_names
 from ..models import EditableModel
 from ..options import choice, flag, number, text
-from ..prompts import CHUNK
+from ..prompts import START
 from ..solver import EditProblem, Solved
 from ..templates import BARE
 from .build import SMALL_RANK, text_metric
@@ -182,8 +182,8 @@ def _pairs(model: EditableModel, pairs: Sequence[Pair], selector: str) -> RowSet
     if selector != "ALL76":
         return select_pairs(model, pairs, selector)
     rows = select_pairs(model, pairs, "ALL77")
-    stay = torch.tensor([origin.position % CHUNK != 0 for origin in rows.origins])
-    origins = tuple(origin for origin in rows.origins if origin.position % CHUNK)
+    stay = torch.tensor([origin.token != START for origin in rows.origins])
+    origins = tuple(origin for origin in rows.origins if origin.token != START)
     return RowSet(rows.erase[stay], rows.anchors[stay], rows.weights[stay], rows.groups[stay], origins)
 
 

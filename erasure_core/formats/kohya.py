@@ -24,6 +24,10 @@ _METHODS = {
     FLUX_SLIDER.name: "slider",
 }
 _UNCONDITIONAL = (ACE, SLIDER, FLUX_SLIDER)  # trained to act without a prompt, too
+_RANDOM_START = (
+    "sliders for Flux begin at random matrices and not at zero, so a part of the change has nothing to do with the "
+    "concept; a low strength shows less of it"
+)
 
 
 def read_kohya(header: Header, tensors: Mapping[str, Tensor], families: Sequence[Family], kind: Kind) -> Erasure:
@@ -38,6 +42,8 @@ def read_kohya(header: Header, tensors: Mapping[str, Tensor], families: Sequence
         notes["ignored"] = f"{len(strange) + dropped} tensors that belong to no LoRA entry"
     phrases = prompts_of(header)
     method = _METHODS.get(kind.name, "lora")
+    if kind is FLUX_SLIDER:
+        notes["start"] = _RANDOM_START
     if method == "spm" and not phrases:
         notes["concept"] = "probably SPM, concept unknown: name the concept (concept=...) to gate it by its words"
     rows = FULL_ROWS if kind in _UNCONDITIONAL else {"rows": "positive"} if method == "spm" else {}

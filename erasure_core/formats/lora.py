@@ -6,6 +6,7 @@ decomposition, because ``W (I + D Y) = W + (W D) Y``.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import torch
@@ -16,6 +17,7 @@ from ..errors import BadInput
 from .metadata import describe_erasure, family_name, legacy_trio, web_ui
 from .native import stem_of
 
+_UNSEEN = re.compile(r"transformer\..*\.(?:to_[qkv]|add_[qkv]_proj|proj_mlp)\.bias|transformer\.norm_out\.linear\.bias")
 DTYPES = (torch.float32, torch.float16)
 
 
@@ -50,6 +52,11 @@ def lora_tensors(
 
 def _entries(delta: WeightDelta, family: str, dtype: torch.dtype) -> dict[str, Tensor]:
     stem = stem_of(delta.name, family)
+    if _UNSEEN.fullmatch(delta.name):
+        raise BadInput(
+            f"Hosts leave out changes of {delta.name} in a LoRA, because their model stacks this bias with others. "
+            "Save the erasure in the native form."
+        )
     if delta.diff is not None:
         kind = "diff_b" if delta.name.endswith(".bias") else "diff"
         return {f"{stem}.{kind}": (delta.diff.float() * delta.scale).to(dtype)}

@@ -11,9 +11,7 @@ from torch import Tensor
 from ..erasure import WeightDelta
 from ..errors import NothingMatched, WrongFamily
 from ..keys import Family, module_table, plain_module, stem_table
-
-Parts = Mapping[str, Tensor]
-Scale = Callable[[str, int], float]  # (module, rank) -> factor where the file has no alpha of its own
+from .stacked import Parts, Scale, unstacked
 
 
 @dataclass(frozen=True)
@@ -41,12 +39,13 @@ def match(modules: Mapping[str, Parts], families: Sequence[Family], scale: Scale
 
     Raises :class:`WrongFamily` if the names are known but no shape fits, :class:`NothingMatched` if no name is known.
     """
-    found = [_places(modules, family) for family in families]
+    read = [unstacked(modules, family, scale) for family in families]
+    found = [_places(entries, family) for entries, family in zip(read, families, strict=True)]
     scores = [(len(places), sum(exact for _, exact in places.values())) for places in found]
     best = max(range(len(families)), key=scores.__getitem__)
     if not scores[best][0]:
         _refuse(modules, families, file)
-    family, places = families[best], found[best]
+    family, places, modules = families[best], found[best], read[best]
     shapes, deltas = family.shapes(), {}
     for module, (name, _) in places.items():
         for delta in to_deltas(name, modules[module], shapes[name], partial(scale, module)):

@@ -15,9 +15,10 @@ _ARCHITECTURE = {
     "sd1": "stable-diffusion-v1",
     "sd2": "stable-diffusion-v2",
     "sdxl": "stable-diffusion-xl-v1-base",
+    "flux": "flux-1-dev",
 }
-_BASE_VERSION = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
-_SPACE_FAMILY = {"clip_l": "sd1", "clip_h": "sd2", "sdxl_lg": "sdxl", "sdxl_pooled": "sdxl"}
+_BASE_VERSION = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0", "flux": "flux1"}
+_SPACE_FAMILY = {"clip_l": "sd1", "clip_h": "sd2", "sdxl_lg": "sdxl", "sdxl_pooled": "sdxl", "t5": "flux"}
 
 
 def describe_erasure(erasure: Erasure) -> dict[str, str]:
@@ -84,6 +85,8 @@ def family_name(erasure: Erasure) -> str:
     for space in erasure.maps:
         if space in _SPACE_FAMILY:
             return _SPACE_FAMILY[space]
+    if any(name.startswith("transformer.") for name in erasure.weight_deltas):
+        return "flux"
     widths = {delta.shape[1] for name, delta in erasure.weight_deltas.items() if ".attn2.to_k." in name}
     if 2048 in widths or any(name.startswith(("text_encoder_2.", "unet.add_emb")) for name in erasure.weight_deltas):
         return "sdxl"

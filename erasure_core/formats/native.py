@@ -72,7 +72,7 @@ def stem_of(name: str, family: str) -> str:
     stem = kohya_stem(name, family)
     weight = name.removesuffix(".bias") + ".weight" if name.endswith(".bias") else name
     if name_of_stem(stem) != weight:
-        raise BadInput(f"{name} is no weight of a Stable Diffusion model, so no file can name it.")
+        raise BadInput(f"{name} is no weight of a model that Membrane knows, so no file can name it.")
     return stem
 
 

@@ -27,6 +27,10 @@ _PARTS = {
     "IA3": r"\.ia3_l(?:\.[A-Za-z0-9_.-]+)?|\.on_input",
 }
 _SUFFIX = {part: re.compile(rf"(.+?)(?:{pattern})") for part, pattern in _PARTS.items()}
+# XLabs' attention processors for Flux: 1 is the stream of the image, 2 that of the text
+_XLABS = re.compile(r"(.+_blocks\.\d+)\.processor\.(qkv|proj)_lora([12]?)\.(down|up)\.weight")
+_STREAMS = {"1": "img_attn", "2": "txt_attn"}
+_SINGLE = {"qkv": "linear1_qkv", "proj": "linear2"}
 _REFUSED = {
     "dora": "a DoRA, whose change depends on the length of the model's own weights",
     "LoHa": "a LoHa (LyCORIS)",
@@ -45,6 +49,10 @@ def plain_key(key: str) -> str:
 def split_key(key: str) -> tuple[str, str] | None:
     """Module and part of a key (``("lora_unet_conv_in", "down")``), None if the key belongs to no adapter."""
     plain = plain_key(key)
+    xlabs = _XLABS.fullmatch(plain)
+    if xlabs:
+        block, what, stream, part = xlabs.groups()
+        return f"{block}.{f'{_STREAMS[stream]}.{what}' if stream else _SINGLE[what]}", part
     for part, pattern in _SUFFIX.items():
         match = pattern.fullmatch(plain)
         if match:

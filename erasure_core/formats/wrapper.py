@@ -94,7 +94,7 @@ def read_wrapper(header: Header, base: Any, families: Sequence[Family], reading:
 
 def _family(shapes: Mapping[str, tuple[int, ...]], families: Sequence[Family]) -> Family:
     own = family_of(shapes)
-    fitting = next((family for family in families if family.unet == own.unet), None)
+    fitting = next((family for family in families if family.denoiser == own.denoiser), None)
     if fitting is None:
         raise WrongFamily(
             f"The file was made for a {own.name} of other layers than {' or '.join(f.name for f in families)}. "

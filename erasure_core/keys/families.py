@@ -9,83 +9,106 @@ from functools import lru_cache
 from typing import Any
 
 from ..errors import WrongFamily
+from .flux import FluxLayout, flux_layout_of, is_flux
 from .layout import Shape, UNetLayout
-from .text import CLIP_G, CLIP_H, CLIP_L, CLIP_L_XL, Slot, TextLayout
+from .text import CLIP_G, CLIP_H, CLIP_L, CLIP_L_FLUX, CLIP_L_XL, Slot, TextLayout
 from .unet import layout_of, ldm_names
 
 CHECKPOINT_PREFIX = "model.diffusion_model."
 HOST_PREFIX = "diffusion_model."
-SPACES = {"sd1": ("clip_l",), "sd2": ("clip_h",), "sdxl": ("sdxl_lg", "sdxl_pooled")}
-_TEXT = {"sd1": (CLIP_L,), "sd2": (CLIP_H,), "sdxl": (CLIP_L_XL, CLIP_G)}
+SPACES = {"sd1": ("clip_l",), "sd2": ("clip_h",), "sdxl": ("sdxl_lg", "sdxl_pooled"), "flux": ("t5",)}
+_TEXT = {"sd1": (CLIP_L,), "sd2": (CLIP_H,), "sdxl": (CLIP_L_XL, CLIP_G), "flux": (CLIP_L_FLUX,)}
 _WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.)+")
-_UNET_PREFIXES = (CHECKPOINT_PREFIX, HOST_PREFIX, "unet.")
+_PREFIXES = (CHECKPOINT_PREFIX, HOST_PREFIX, "unet.", "transformer.")
 _OTHERS = (  # keys, dotted or as kohya stems, that only this kind of network has
     (re.compile(r"joint_blocks[._]\d"), "Stable Diffusion 3"),
-    (re.compile(r"(?:double|single)_blocks[._]\d|single_transformer_blocks[._]\d"), "Flux"),
-    (re.compile(r"transformer_blocks[._]\d+[._]attn[._]"), "Flux or Stable Diffusion 3"),
     (re.compile(r"^caption_projection\."), "PixArt"),
+    (re.compile(r"pos_embed\.proj\."), "Stable Diffusion 3"),
+    (re.compile(r"distilled_guidance_layer"), "Chroma"),
+    (re.compile(r"(?:double|single)_stream_modulation|to_qkv_mlp_proj|[._]ff(?:_context)?[._]linear_in"), "Flux 2"),
+    (re.compile(r"token_refiner"), "HunyuanVideo"),
+    (  # Flux has 19 and 38; files of layers do not say how wide the rest of their model is
+        re.compile(
+            r"double_blocks[._](?:19|[2-9]\d)[._]|single_(?:transformer_)?blocks[._](?:3[89]|[4-9]\d)[._]"
+            r"|(?<!single_)transformer_blocks[._](?:19|[2-9]\d)[._]attn[._]"
+        ),
+        "Stable Diffusion 3.5, HunyuanVideo, Qwen-Image or another model with more layers than Flux",
+    ),
 )
 
 
 @dataclass(frozen=True)
 class Family:
-    """One architecture: its name (``sd1``, ``sd2``, ``sdxl``) and the numbers of its networks."""
+    """One architecture: its name (``sd1``, ``sd2``, ``sdxl``, ``flux``) and the numbers of its networks."""
 
     name: str
-    unet: UNetLayout
+    denoiser: UNetLayout | FluxLayout
     text: tuple[TextLayout, ...]
 
     @property
+    def root(self) -> str:
+        """First part of the canonical names of the denoiser's weights: ``unet`` or ``transformer``."""
+        return self.denoiser.root
+
+    @property
     def context(self) -> int:
-        """Width of the text vectors that enter cross-attention."""
-        return self.unet.context
+        """Width of the text vectors that the denoiser reads."""
+        return self.denoiser.context
 
     @property
     def spaces(self) -> tuple[str, ...]:
-        """Names of the text spaces, the one of cross-attention first."""
+        """Names of the text spaces, the one that the denoiser reads row by row first."""
         return SPACES[self.name]
 
     def shapes(self) -> Mapping[str, Shape]:
-        """Shape of every weight by canonical name, U-Net first."""
+        """Shape of every weight by canonical name, the denoiser's first."""
         return _shapes(self)
 
-    def checkpoint_names(self) -> dict[str, Slot]:
-        """Canonical name -> where the weight lies in an LDM checkpoint."""
-        result = {f"unet.{ours}": Slot(CHECKPOINT_PREFIX + ldm) for ours, ldm in ldm_names(self.unet).items()}
+    def denoiser_slots(self) -> dict[str, Slot]:
+        """Name of the denoiser's weights (no root) -> place by the names of its authors (no prefix)."""
+        if isinstance(self.denoiser, FluxLayout):
+            return self.denoiser.slots()
+        return {ours: Slot(ldm) for ours, ldm in ldm_names(self.denoiser).items()}
+
+    def checkpoint_slots(self) -> dict[str, Slot]:
+        """Canonical name -> where the weight lies in a checkpoint of the model's authors."""
+        result = self._prefixed(CHECKPOINT_PREFIX)
         for text in self.text:
             result |= {f"{text.root}.{name}": text.ldm_slot(name) for name in text.shapes()}
         return result
 
-    def host_names(self) -> dict[str, str]:
-        """Canonical name -> name in ComfyUI's model and text encoder patchers."""
-        result = {f"unet.{ours}": HOST_PREFIX + ldm for ours, ldm in ldm_names(self.unet).items()}
+    def host_slots(self) -> dict[str, Slot]:
+        """Canonical name -> where the weight lies in ComfyUI's model and text encoder patchers."""
+        result = self._prefixed(HOST_PREFIX)
         for text in self.text:
-            result |= {f"{text.root}.{name}": text.host + name for name in text.shapes()}
+            result |= {f"{text.root}.{name}": Slot(text.host + name) for name in text.shapes()}
         return result
+
+    def _prefixed(self, prefix: str) -> dict[str, Slot]:
+        return {
+            f"{self.root}.{ours}": replace(slot, key=prefix + slot.key) for ours, slot in self.denoiser_slots().items()
+        }
 
 
 @lru_cache(maxsize=16)
 def _shapes(family: Family) -> Mapping[str, Shape]:
-    result = {f"unet.{name}": shape for name, shape in family.unet.shapes().items()}
+    result = {f"{family.root}.{name}": shape for name, shape in family.denoiser.shapes().items()}
     for text in family.text:
         result |= {f"{text.root}.{name}": shape for name, shape in text.shapes().items()}
     return result
 
 
-SD1 = Family(
-    "sd1",
-    UNetLayout(
-        channels=(320, 640, 1280, 1280),
-        down=((1, 1), (1, 1), (1, 1), (0, 0)),
-        middle=1,
-        up=((0, 0, 0), (1, 1, 1), (1, 1, 1), (1, 1, 1)),
-        context=768,
-        linear=False,
-        time=1280,
-    ),
-    _TEXT["sd1"],
+_SD1 = UNetLayout(
+    channels=(320, 640, 1280, 1280),
+    down=((1, 1), (1, 1), (1, 1), (0, 0)),
+    middle=1,
+    up=((0, 0, 0), (1, 1, 1), (1, 1, 1), (1, 1, 1)),
+    context=768,
+    linear=False,
+    time=1280,
 )
-SD2 = Family("sd2", replace(SD1.unet, context=1024, linear=True), _TEXT["sd2"])
+SD1 = Family("sd1", _SD1, _TEXT["sd1"])
+SD2 = Family("sd2", replace(_SD1, context=1024, linear=True), _TEXT["sd2"])
 SDXL = Family(
     "sdxl",
     UNetLayout(
@@ -100,24 +123,29 @@ SDXL = Family(
     ),
     _TEXT["sdxl"],
 )
-FAMILIES = {family.name: family for family in (SD1, SD2, SDXL)}
+FLUX = Family(
+    "flux",
+    FluxLayout(width=3072, head=128, double=19, single=38, inner=12288, context=4096, pooled=768),
+    _TEXT["flux"],
+)
+FAMILIES = {family.name: family for family in (SD1, SD2, SDXL, FLUX)}
 
 
 def family_of(weights: Mapping[str, Any]) -> Family:
     """The family of a model whose weights are given as name -> tensor or shape.
 
-    Names may be canonical, bare diffusers, of an LDM checkpoint or of ComfyUI; a whole U-Net is needed, text encoders
-    may be there. Raises :class:`UnknownFormat` if there is no whole U-Net, :class:`WrongFamily` if it is of a kind
-    this package does not handle.
+    Names may be canonical, bare diffusers, of the authors' checkpoint or of ComfyUI; a whole denoiser is needed, text
+    encoders may be there. Raises :class:`UnknownFormat` if there is no whole denoiser, :class:`WrongFamily` if it is
+    of a kind this package does not handle.
     """
     refuse_other_networks(weights)
     names = {_WRAPPERS.sub("", name): name for name in weights}
-    prefix = next((p for p in _UNET_PREFIXES if any(n.startswith(p) for n in names)), "")
-    bare = {name[len(prefix) :]: original for name, original in names.items() if name.startswith(prefix)}
-    unet = layout_of(_Shapes(weights, bare))
-    name = _name(unet)
+    prefix = next((p for p in _PREFIXES if any(n.startswith(p) for n in names)), "")
+    bare = _Shapes(weights, {n[len(prefix) :]: original for n, original in names.items() if n.startswith(prefix)})
+    denoiser = flux_layout_of(bare) if is_flux(bare) else layout_of(bare)
+    name = "flux" if isinstance(denoiser, FluxLayout) else _name(denoiser)
     canonical = _Shapes(weights, names)
-    return Family(name, unet, tuple(_text(canonical, layout) for layout in _TEXT[name]))
+    return Family(name, denoiser, tuple(_text(canonical, layout) for layout in _TEXT[name]))
 
 
 class _Shapes(Mapping[str, Shape]):
@@ -141,13 +169,13 @@ class _Shapes(Mapping[str, Shape]):
 
 
 def refuse_other_networks(names: Iterable[str]) -> None:
-    """Raise :class:`WrongFamily` if any key belongs to a network that is no Stable Diffusion U-Net."""
+    """Raise :class:`WrongFamily` if any key belongs to a network that is none of ours."""
     for name in names:
         for pattern, network in _OTHERS:
             if pattern.search(name):
                 raise WrongFamily(
                     f"This is for {network} (it has {name}), which Membrane does not handle. "
-                    "It works with Stable Diffusion 1, 2 and XL."
+                    "It works with Stable Diffusion 1, 2 and XL and with Flux (dev and schnell)."
                 )
 
 

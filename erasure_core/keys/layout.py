@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 Shape = tuple[int, ...]
 Named = Iterator[tuple[str, Shape]]
@@ -23,6 +24,8 @@ class UNetLayout:
     projections are matrices (SD2, SDXL) or 1x1 convolutions (SD1). ``time``: width of the time embedding.
     ``label``: inputs of the label embedding, None without one. ``inputs``, ``outputs``: latent channels.
     """
+
+    root: ClassVar[str] = "unet"
 
     channels: tuple[int, ...]
     down: tuple[tuple[int, ...], ...]
@@ -90,7 +93,7 @@ class UNetLayout:
     def _transformer(self, name: str, width: int, depth: int) -> Named:
         yield from _norm(f"{name}.norm", width)
         for projection in ("proj_in", "proj_out"):
-            yield from (_linear if self.linear else _point)(f"{name}.{projection}", width, width)
+            yield from (linear if self.linear else _point)(f"{name}.{projection}", width, width)
         for index in range(depth):
             block = f"{name}.transformer_blocks.{index}"
             for part in ("norm1", "norm2", "norm3"):
@@ -99,15 +102,15 @@ class UNetLayout:
                 yield f"{block}.{attention}.to_q.weight", (width, width)
                 yield f"{block}.{attention}.to_k.weight", (width, source)
                 yield f"{block}.{attention}.to_v.weight", (width, source)
-                yield from _linear(f"{block}.{attention}.to_out.0", width, width)
-            yield from _linear(f"{block}.ff.net.0.proj", width, 8 * width)
-            yield from _linear(f"{block}.ff.net.2", 4 * width, width)
+                yield from linear(f"{block}.{attention}.to_out.0", width, width)
+            yield from linear(f"{block}.ff.net.0.proj", width, 8 * width)
+            yield from linear(f"{block}.ff.net.2", 4 * width, width)
 
 
 def _resnet(name: str, before: int, width: int, time: int) -> Named:
     yield from _norm(f"{name}.norm1", before)
     yield from _conv(f"{name}.conv1", before, width, 3)
-    yield from _linear(f"{name}.time_emb_proj", time, width)
+    yield from linear(f"{name}.time_emb_proj", time, width)
     yield from _norm(f"{name}.norm2", width)
     yield from _conv(f"{name}.conv2", width, width, 3)
     if before != width:
@@ -115,11 +118,12 @@ def _resnet(name: str, before: int, width: int, time: int) -> Named:
 
 
 def _embedding(name: str, before: int, width: int) -> Named:
-    yield from _linear(f"{name}.linear_1", before, width)
-    yield from _linear(f"{name}.linear_2", width, width)
+    yield from linear(f"{name}.linear_1", before, width)
+    yield from linear(f"{name}.linear_2", width, width)
 
 
-def _linear(name: str, before: int, width: int) -> Named:
+def linear(name: str, before: int, width: int) -> Named:
+    """Weight and bias of a linear layer from ``before`` to ``width`` numbers."""
     yield f"{name}.weight", (width, before)
     yield f"{name}.bias", (width,)
 

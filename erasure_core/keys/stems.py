@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 
 from .families import CHECKPOINT_PREFIX, HOST_PREFIX, Family
-from .unet import ldm_names
+from .text import Slot
 
 _INNER = (
     *("norm1", "conv1", "time_emb_proj", "norm2", "conv2", "conv_shortcut", "conv"),
@@ -44,7 +44,23 @@ _TEXT_STEM = re.compile(rf"lora_te([12]?)_text_model_encoder_layers_(\d+)_({_LEA
 _TEXT_TOP = re.compile(
     r"lora_te([12]?)_(?:(text_model)_(?:(embeddings)_)?(token_embedding|position_embedding|final_layer_norm)|text_projection)"
 )
-_DOTTED_ROOTS = ("unet", "text_encoder", "text_encoder_2")
+_FLUX_INNER = (
+    *("norm.linear", "norm1.linear", "norm1_context.linear", "proj_mlp", "proj_out"),
+    *("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0", "attn.norm_q", "attn.norm_k"),
+    *("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out"),
+    *("attn.norm_added_q", "attn.norm_added_k"),
+    *("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"),
+)
+_FLUX_LEAVES = {leaf.replace(".", "_"): leaf for leaf in _FLUX_INNER}
+_FLUX_STEM = re.compile(rf"lora_transformer_((?:single_)?transformer_blocks)_(\d+)_({'|'.join(_FLUX_LEAVES)})")
+_FLUX_TOP = {
+    f"lora_transformer_{name.replace('.', '_')}": f"transformer.{name}.weight"
+    for name in (
+        *("x_embedder", "context_embedder", "norm_out.linear", "proj_out"),
+        *(f"time_text_embed.{part}_embedder.linear_{n}" for part in ("timestep", "guidance", "text") for n in (1, 2)),
+    )
+}
+_DOTTED_ROOTS = ("unet", "transformer", "text_encoder", "text_encoder_2")
 _NOISE = re.compile(r"^(?:module\.|_orig_mod\.|base_model\.model\.)+")
 
 
@@ -59,9 +75,13 @@ def kohya_stem(name: str, family: str) -> str:
 
 def name_of_stem(stem: str) -> str | None:
     """Canonical weight name of a stem of the diffusers kind, with no model known; None for any other stem."""
-    top = _UNET_TOP.get(stem) or _LABEL_BACK.get(stem)
+    top = _UNET_TOP.get(stem) or _LABEL_BACK.get(stem) or _FLUX_TOP.get(stem)
     if top:
         return top
+    match = _FLUX_STEM.fullmatch(stem)
+    if match:
+        blocks, index, leaf = match.groups()
+        return f"transformer.{blocks}.{index}.{_FLUX_LEAVES[leaf]}.weight"
     match = _UNET_STEM.fullmatch(stem)
     if match:
         side, b, mid, kind, a, t, leaf = match.groups()
@@ -85,25 +105,33 @@ def _encoder(which: str) -> str:
 
 
 def _roots(family: str) -> Mapping[str, str]:
-    text = "lora_te1" if family == "sdxl" else "lora_te"
-    return {"unet": "lora_unet", "text_encoder": text, "text_encoder_2": "lora_te2"}
+    text = "lora_te1" if family in ("sdxl", "flux") else "lora_te"
+    return {
+        "unet": "lora_unet",
+        "transformer": "lora_transformer",
+        "text_encoder": text,
+        "text_encoder_2": "lora_te2",
+    }
 
 
 @lru_cache(maxsize=16)
 def stem_table(family: Family) -> Mapping[str, str]:
-    """Every stem in use for ``family``, of diffusers and of LDM style -> canonical weight name."""
+    """Every stem in use for ``family``, by names of diffusers and of the model's authors -> canonical weight name.
+
+    What the authors stack is in :func:`stacked_table`. Trainers of Flux write its diffusers names after
+    ``lora_transformer_``, ``lycoris_``, or, as Concept Sliders do (arXiv 2311.12092), after ``lora_unet_``.
+    """
+    heads = dict.fromkeys((_roots(family.name)[family.root], "lora_unet", "lycoris"))
     result: dict[str, str] = {}
-    for ours, theirs in ldm_names(family.unet).items():
+    for ours, slot in family.denoiser_slots().items():
         if ours.endswith(".weight"):
-            for name in (theirs, ours):
-                stem = name.removesuffix(".weight").replace(".", "_")
-                result[f"lora_unet_{stem}"] = result[f"lycoris_{stem}"] = f"unet.{ours}"
+            for name in (ours,) if slot.start is not None else (slot.key, ours):
+                result |= {f"{head}_{_underscored(name)}": f"{family.root}.{ours}" for head in heads}
     for text in family.text:
-        heads = ("lora_te2",) if text.root == "text_encoder_2" else ("lora_te1", "lora_te")
+        text_heads = ("lora_te2",) if text.root == "text_encoder_2" else ("lora_te1", "lora_te")
         for name in text.shapes():
             if name.endswith(".weight"):
-                stem = name.removesuffix(".weight").replace(".", "_")
-                result |= {f"{head}_{stem}": f"{text.root}.{name}" for head in heads}
+                result |= {f"{head}_{_underscored(name)}": f"{text.root}.{name}" for head in text_heads}
     return result
 
 
@@ -111,12 +139,11 @@ def stem_table(family: Family) -> Mapping[str, str]:
 def module_table(family: Family) -> Mapping[str, str]:
     """Dotted module name -> canonical weight name, for names made plain by :func:`plain_module`."""
     result: dict[str, str] = {}
-    for ours, theirs in ldm_names(family.unet).items():
+    for ours, slot in family.denoiser_slots().items():
         if ours.endswith(".weight"):
             module = ours.removesuffix(".weight")
-            ldm = theirs.removesuffix(".weight")
-            for name in (module, f"unet.{module}", ldm, HOST_PREFIX + ldm, CHECKPOINT_PREFIX + ldm):
-                result[name] = f"unet.{ours}"
+            theirs = _dotted(slot) if slot.start is None else ()
+            result |= dict.fromkeys((module, f"{family.root}.{module}", *theirs), f"{family.root}.{ours}")
     for text in family.text:
         for name in text.shapes():
             if name.endswith(".weight"):
@@ -124,6 +151,32 @@ def module_table(family: Family) -> Mapping[str, str]:
                 for form in (module, module.removeprefix("text_model.")):
                     result[f"{text.root}.{form}"] = f"{text.root}.{name}"
     return result
+
+
+@lru_cache(maxsize=16)
+def stacked_table(family: Family) -> Mapping[str, Mapping[str, Slot]]:
+    """Stem or dotted name of a matrix that the authors stack from several -> the canonical weights in it, in order.
+
+    ``linear1_qkv`` are the rows of ``linear1`` without the perceptron's.
+    """
+    result: dict[str, dict[str, Slot]] = {}
+    for ours, slot in family.denoiser_slots().items():
+        if slot.start is not None and ours.endswith(".weight"):
+            for name in (*_dotted(slot), f"lora_unet_{_underscored(slot.key)}", f"lycoris_{_underscored(slot.key)}"):
+                result.setdefault(name, {})[f"{family.root}.{ours}"] = slot
+                if name.endswith("linear1") and not ours.endswith("proj_mlp.weight"):
+                    result.setdefault(f"{name}_qkv", {})[f"{family.root}.{ours}"] = slot
+    return result
+
+
+def _dotted(slot: Slot) -> tuple[str, ...]:
+    """Names of a module of the authors as files and hosts write them."""
+    module = slot.key.removesuffix(".weight")
+    return module, HOST_PREFIX + module, CHECKPOINT_PREFIX + module
+
+
+def _underscored(name: str) -> str:
+    return name.removesuffix(".weight").replace(".", "_")
 
 
 def plain_module(module: str) -> str:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from .layout import Shape
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _LAYER = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj", "mlp.fc1", "mlp.fc2")
 _OPEN = {
@@ -28,13 +32,31 @@ _TOP = {
 class Slot:
     """Where a canonical weight lies in another naming: the tensor ``key``, or rows ``start:start+length`` of it.
 
-    ``transposed``: the tensor holds the weight with rows and columns exchanged.
+    ``transposed``: the tensor holds the weight with rows and columns exchanged. ``swapped``: the tensor holds the
+    second half of the rows before the first half.
     """
 
     key: str
     start: int | None = None
     length: int | None = None
     transposed: bool = False
+    swapped: bool = False
+
+    def taken(self, tensor: Tensor) -> Tensor:
+        """The canonical weight out of the other naming's ``tensor``."""
+        if self.start is not None and self.length is not None:
+            tensor = tensor[self.start : self.start + self.length]
+        tensor = tensor.T if self.transposed else tensor
+        return tensor.roll(len(tensor) // 2, 0) if self.swapped else tensor
+
+    def shape(self, whole: Shape) -> Shape:
+        """Shape of the canonical weight if the other naming's tensor has the shape ``whole``."""
+        rows = whole if self.length is None else (self.length, *whole[1:])
+        return rows[::-1] if self.transposed else rows
+
+    def given(self, rows: Tensor) -> Tensor:
+        """Rows of a canonical weight, or of a factor that its rows come from, in the order of the other naming."""
+        return rows.roll(len(rows) // 2, 0) if self.swapped else rows
 
 
 @dataclass(frozen=True)
@@ -94,6 +116,7 @@ CLIP_L = TextLayout("text_encoder", 768, 12, 3072, prefix="cond_stage_model.tran
 CLIP_L_XL = TextLayout(
     "text_encoder", 768, 12, 3072, prefix="conditioner.embedders.0.transformer.", host="clip_l.transformer."
 )
+CLIP_L_FLUX = replace(CLIP_L, prefix="text_encoders.clip_l.transformer.")
 CLIP_H = TextLayout(  # diffusers ships 23 of its 24 layers: the last one is never used
     "text_encoder", 1024, 23, 4096, prefix="cond_stage_model.model.", host="clip_h.transformer.", open_clip=True
 )

@@ -11,3 +11,11 @@ def test_names_of_every_unet_weight_equal_the_hosts(in_comfy):
         "demo": 208,
     }
     assert {name: found["differ"] for name, found in answer.items()} == {name: [] for name in answer}
+
+
+def test_names_of_every_weight_of_flux_equal_the_hosts(in_comfy):
+    answer = in_comfy("flux_names")
+    for name, found in answer.items():
+        assert found["differ"] == [] and found["network"] == []
+        assert found["known"] == found["all"] == {"flux": 20 + 19 * 32 + 38 * 14, "tiny": 20 + 2 * 32 + 3 * 14}[name]
+    assert answer["flux"]["published"] and not answer["tiny"]["published"]

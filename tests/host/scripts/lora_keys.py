@@ -1,11 +1,10 @@
 """Our LoRA and native files as the host's own LoRA loader reads them."""
 
-import logging
-
 import comfy.lora
 import comfy.utils
 import tiny
 import torch
+from ear import Ear
 
 from erasure_core.erasure import EmbeddingMap, Erasure, MapFactor, WeightDelta
 from erasure_core.formats import save
@@ -13,18 +12,6 @@ from erasure_core.keys import family_of
 
 CONV = "unet.down_blocks.0.resnets.0.conv2.weight"
 POINT = "unet.mid_block.attentions.0.proj_in.weight"
-
-
-class Ear(logging.Handler):
-    """Everything from warnings upwards that the host says."""
-
-    def __init__(self):
-        super().__init__(logging.WARNING)
-        self.heard = []
-        logging.getLogger().addHandler(self)
-
-    def emit(self, record):
-        self.heard.append(record.getMessage())
 
 
 def an_erasure(family):
@@ -51,7 +38,7 @@ def main(target):
     ear, patcher = Ear(), tiny.unet()
     state = patcher.model.state_dict()
     family = family_of({k: v.shape for k, v in state.items() if k.startswith("diffusion_model.")})
-    names = {ours: theirs for ours, theirs in family.host_names().items() if theirs in state}
+    names = {ours: slot.key for ours, slot in family.host_slots().items() if slot.key in state}
     weights = {ours: state[theirs] for ours, theirs in names.items()}
     erasure = an_erasure(family.name)
     answer = {"family": family.name, "weights": len(weights)}

@@ -23,5 +23,5 @@ def compare(layout):
 
 
 def main():
-    layouts = {"sd1": SD1.unet, "sd2": SD2.unet, "sdxl": SDXL.unet, "tiny": TINY, "demo": DEMO}
+    layouts = {"sd1": SD1.denoiser, "sd2": SD2.denoiser, "sdxl": SDXL.denoiser, "tiny": TINY, "demo": DEMO}
     return {name: compare(layout) for name, layout in layouts.items()}
