@@ -14,11 +14,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from .acting import Action
+from .acting import Action, strongest
 from .bottleneck import Bottleneck
 from .digest import fixed_order
 from .erasure import WeightDelta
-from .errors import BadInput
 from .layers import Bottlenecks, LowRank, Mixed, added, full_change, gated, projected
 
 _SHARED = re.compile(r"^(.*\.attn1)\.to_[qkv]$")
@@ -117,7 +116,7 @@ class Sampling:
         self.chain = chain
         self._active: dict[int, int] = {}
         self._gains = torch.zeros(0, 0)  # [B, active] of the call
-        self._spread: dict[tuple[tuple[int, ...], torch.device, torch.dtype], Tensor] = {}
+        self._spread: dict[tuple[tuple[int, ...], int, torch.device, torch.dtype], Tensor] = {}
         self._changes: dict[str, Changes | None] = {}
         self._joined: dict[str, tuple[dict[str, int], Tensor]] = {}
         self._shared: tuple[Tensor, dict[str, Tensor]] | None = None
@@ -142,12 +141,12 @@ class Sampling:
     def change(self, layer: str, module: nn.Module, x: Tensor, out: Tensor) -> Tensor:
         """The layer's output with all changes: ``x`` [B, ...] went in, ``out`` came out (and may be overwritten).
 
-        Raises BadInput where a layer does not see the batch row by row, so that gains cannot be told apart.
+        Where another pack asks a layer more rows than the batch has, as those do that couple regions, it cannot be told
+        whose they are: all of them get the strongest gain.
         """
         changes = self._of(layer, out)
         if changes is None:
             return out
-        self._check_rows(layer, x)
         text = self._text(x) if _OF_TEXT.search(layer) else None
         if changes.low is not None:
             inner = text.inner.get(layer) if text is not None else None
@@ -207,18 +206,13 @@ class Sampling:
     def _columns(self, owner: tuple[int, ...] | None, like: Tensor) -> Tensor:
         """Gains [B, len(owner)], or of all active membranes."""
         which = tuple(range(self._gains.shape[1])) if owner is None else owner
-        key = (which, like.device, like.dtype)
+        key = (which, len(like), like.device, like.dtype)
         if key not in self._spread:
-            self._spread[key] = self._gains[:, list(which)].to(like)
+            gains = self._gains[:, list(which)]
+            if len(gains) != len(like):
+                gains = strongest(gains).expand(len(like), -1)
+            self._spread[key] = gains.to(like)
         return self._spread[key]
-
-    def _check_rows(self, layer: str, x: Tensor) -> None:
-        if len(x) != len(self._gains):
-            raise BadInput(
-                f"{layer} gets {len(x)} rows where the batch has {len(self._gains)}, so membranes cannot act on each "
-                "prompt by itself. Another node rearranges the batch inside the model: remove it, or use act_on = "
-                "weights."
-            )
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:

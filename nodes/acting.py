@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from ..erasure_core.erasure import POOLED_SPACE
 from ..erasure_core.keys.text import Slot
 from ..erasure_core.reading import Activation, PromptRow, least_certain
 from . import host, stamp
-from .wrapper import NEGATIVE, TextWrapper, repeated
+from .wrapper import NEGATIVE, Names, TextWrapper, repeated
 
 EVENT = "membrane.gains"
 
@@ -49,6 +50,11 @@ class Run:
     name: str = field(default_factory=lambda: uuid.uuid4().hex)
     own: dict[Any, Tensor] = field(default_factory=dict)
     hooks: dict[int, Hooks] = field(default_factory=dict)
+
+    @cached_property
+    def names(self) -> Names:
+        """Which conditioning a chunk of a call is."""
+        return Names({ident: (role, rows) for ident, (role, rows, _) in self.known.items()})
 
 
 class Membranes(TextWrapper):
@@ -115,6 +121,8 @@ class Membranes(TextWrapper):
     def _of_layers(self, batch: Sequence[tuple[int, Any, Tensor]], run: Run | None) -> Tensor:
         """Gains [R, membranes] for changes of layers: the negative's rows follow the positive prompts used now."""
         size = len(batch[0][2])
+        if run is not None:
+            batch = [(index, run.names(index, ident, rows), rows) for index, ident, rows in batch]
         own = [repeated(self._own(ident, rows, run), size) for _, ident, rows in batch]
         negative = [self._is_negative(index, ident, run) for index, ident, _ in batch]
         if run is None:
@@ -156,6 +164,7 @@ class Membranes(TextWrapper):
 
     def gains(self, index: int, ident: Any, rows: Tensor, run: Run | None) -> Tensor:
         """Gains [n, membranes] on the text of one conditioning, n its own rows; found once per sampling."""
+        ident = ident if run is None else run.names(index, ident, rows)
         own = self._own(ident, rows, run)
         if self._is_negative(index, ident, run):
             own = own * self._on_all

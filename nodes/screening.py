@@ -15,7 +15,7 @@ from ..erasure_core.firewall import Firewall, Touch, mapped_context, mapped_pool
 from ..erasure_core.reading import PromptRow
 from . import host, stamp
 from .acting import EVENT
-from .wrapper import NEGATIVE, TextWrapper
+from .wrapper import NEGATIVE, Names, TextWrapper
 
 Maps = Mapping[str, EmbeddingMap]
 
@@ -27,6 +27,7 @@ class Screening:
     name: str = field(default_factory=lambda: uuid.uuid4().hex)
     maps: list[Maps] = field(default_factory=list)
     numbers: dict[Any, Tensor] = field(default_factory=dict)
+    names: Names = field(default_factory=lambda: Names({}))
     guessed: list[tuple[Tensor, int]] = field(default_factory=list)
 
     def number_of(self, maps: Maps | None) -> int:
@@ -51,8 +52,9 @@ class Screen(TextWrapper):
 
     def begin(self, guider: Any) -> Screening:
         """Judge every text; the text encoder may be needed for what is touched, so this comes before the denoiser."""
-        run = Screening()
-        for role, ident, rows, words in host.conditionings(guider):
+        conditionings = list(host.conditionings(guider))
+        run = Screening(names=Names({ident: (role, rows) for role, ident, rows, _ in conditionings}))
+        for role, ident, rows, words in conditionings:
             if NEGATIVE in role:
                 run.numbers[ident] = torch.zeros(len(rows), 1)
                 continue
@@ -67,6 +69,7 @@ class Screen(TextWrapper):
         """The numbers found at the start; a text that joined later, from another pack, is judged by its vectors."""
         if run is None:
             return torch.zeros(len(rows), 1)
+        ident = run.names(index, ident, rows)
         if ident in run.numbers:
             return run.numbers[ident]
         return torch.zeros(len(rows), 1) if index == 1 else self.guess(rows, run)

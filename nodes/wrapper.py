@@ -96,6 +96,28 @@ def repeated(gains: Tensor, size: int) -> Tensor:
     return gains[torch.arange(size) % len(gains)]
 
 
+class Names:
+    """Which of a sampling's conditionings a chunk of a call is, by uuid: ``known`` has each one's role and rows.
+
+    For prompts with areas the host copies an entry into the other list, uuid included, and puts that list's own text
+    into the copy. So a uuid that turns up in the wrong list is looked up by its text.
+    """
+
+    def __init__(self, known: Mapping[Any, tuple[str, Tensor]]) -> None:
+        self._known = known
+        self._found: dict[tuple[int, Any], Any] = {}
+
+    def __call__(self, index: int, ident: Any, rows: Tensor) -> Any:
+        """Of the chunk ``rows`` [B, T, d] from list ``index``; ``ident`` itself if nothing else is known."""
+        if ident not in self._known or (NEGATIVE in self._known[ident][0]) == (index == 1):
+            return ident
+        if (index, ident) not in self._found:
+            texts = ((other, own) for other, (_, own) in self._known.items())
+            same = (other for other, own in texts if _alike(own[0].to(rows), rows[0]))
+            self._found[index, ident] = next(same, ident)
+        return self._found[index, ident]
+
+
 def _chunks(context: Tensor, which: Sequence[int], uuids: Sequence[Any]) -> list[tuple[int, Any, Tensor]]:
     parts = context.chunk(len(which) or 1)
     return list(zip(which or (0,), uuids if which else (None,), parts, strict=True))
@@ -134,4 +156,6 @@ class LastPatch:
 def _alike(one: Tensor, other: Tensor) -> bool:
     """Whether two texts [T, d] are the same but for how often each is repeated to reach a common length."""
     longest = math.lcm(len(one), len(other))
-    return torch.equal(one.repeat(longest // len(one), 1), other.repeat(longest // len(other), 1))
+    return one.shape[1:] == other.shape[1:] and torch.equal(
+        one.repeat(longest // len(one), 1), other.repeat(longest // len(other), 1)
+    )

@@ -200,13 +200,16 @@ def test_gradients_pass_through():
     assert (x.grad - expected).abs().max() <= 1e-5
 
 
-def test_a_layer_that_does_not_see_the_batch_is_refused():
-    layer = torch.nn.Linear(6, 4)
-    hooks = Hooks(Chain([action({"unet.l.weight": low_rank("unet.l.weight", (4, 6), 1, 5)})]), {"unet.l": Place(layer)})
-    hooks.begin(torch.ones(2, 1))
-    with pytest.raises(BadInput, match="gets 4 rows where the batch has 2"):
-        layer(seeded(4, 3, 6, seed=1))
-    hooks.remove()
+def test_rows_that_another_pack_adds_get_the_strongest_gain():
+    layer, x = torch.nn.Linear(6, 4), seeded(4, 3, 6, seed=1)
+    delta = low_rank("unet.l.weight", (4, 6), 1, 5)
+    hooks = Hooks(Chain([action({"unet.l.weight": delta})]), {"unet.l": Place(layer)})
+    hooks.begin(torch.tensor([[0.2], [-0.7]]))
+    with torch.no_grad():
+        found = layer(x)
+        hooks.remove()
+        expected = layer(x) - 0.7 * x @ (delta.up @ delta.down * delta.scale).T
+    assert (found - expected).abs().max() <= 1e-6
 
 
 def test_the_negative_prompts_row_follows_the_positive_prompts():

@@ -20,6 +20,14 @@ def test_hooks_are_patches_are_lora_are_merged_weights(answer, kind):
     assert found["off, bitwise"] and found["hooks left"] == 0
 
 
+@pytest.mark.parametrize("kind", ["flux-dev", "flux-schnell"])
+def test_flux_is_changed_layer_by_layer_too(answer, kind):
+    found = answer["flux"][kind]
+    assert found["layers"] > 20 and found["plain"] > 0.05
+    assert max(found[name] for name in ("patches", "merged", "named")) <= 1e-5
+    assert found["other, bitwise"] and found["hooks left"] == 0
+
+
 @pytest.mark.parametrize("kind", ["demo", "sdxl"])
 def test_eight_mixed_membranes_are_their_dense_sum_in_any_order(answer, kind):
     found = answer["chain"][kind]
@@ -41,6 +49,13 @@ def test_the_negative_prompt_has_the_positive_ones_gain(answer):
     assert found["named in the negative alone, bitwise"]
     assert found["all rows"] <= 1e-5 and found["all rows spare the prompt"] <= 1e-6
     assert found["full"] <= 1e-5
+
+
+def test_prompts_with_areas_and_packs_that_couple_regions(answer):
+    """The host copies an entry with an area into the other list, uuid included, and only its text is the list's own."""
+    found = answer["negatives"]
+    assert found["areas: negative, bitwise"] and found["areas: prompts"] > 1e-3
+    assert found["coupled"] <= 1e-5 < found["coupled acts"]
 
 
 def test_it_acts_in_its_part_of_the_sampling_and_for_the_prompt_of_the_moment(answer):

@@ -8,6 +8,7 @@ import math
 import graph
 import torch
 
+FLUX = ("attn.", "norm1.linear", "norm.linear", "ff.net", "ff_context.net", "proj_mlp", "proj_out", "norm_out")
 KINDS = ("attn1.to_", "attn2.to_", "ff.net", "proj_in", "proj_out", "conv", "time_emb_proj", "time_embedding")
 
 
@@ -17,10 +18,11 @@ def core(name):
 
 
 def names(model, clip):
-    """Canonical name -> (the host's name, shape) of every weight of the denoiser."""
+    """Canonical name -> (slot in the host's weight, shape) of every weight of the denoiser."""
     weights = importlib.import_module(f"{graph.NAME}.nodes.model").HostModel(model, clip)._weights
     shapes = weights.shapes()
-    return {name: (weights.names[name], shapes[name]) for name in shapes if name.startswith("unet.")}
+    mine = (name for name in shapes if name.startswith(("unet.", "transformer.")))
+    return {name: (weights.slots[name], shapes[name]) for name in mine}
 
 
 def deltas(model, clip, rank, seed, kinds=KINDS, size=0.3, whole=False):
@@ -84,22 +86,22 @@ def merged(model, clip, parts):
     with torch.inference_mode(False), torch.no_grad():
         network = copy.deepcopy(model.model)
         weights = dict(network.named_parameters())
-        for name, (theirs, _) in names(model, clip).items():
+        for name, (slot, _) in names(model, clip).items():
             total = sum(
                 gain * (d.diff.double() if d.diff is not None else product(d)) * d.scale
                 for gain, changes, _ in parts
                 if (d := changes.get(name)) is not None
             )
             if isinstance(total, torch.Tensor):
-                weights[theirs].copy_((weights[theirs].double() + total).float())
+                start = slot.start or 0
+                rows = weights[slot.key][start : start + (slot.length or len(weights[slot.key]))]
+                rows.copy_((rows.double() + slot.given(total)).float())
         for attention in dict.fromkeys(a for _, _, erasers in parts for a in erasers):
-            path = names(model, clip)[f"{attention}.to_out.0.weight"][0].rpartition(".to_out.0.")[0]
+            path = names(model, clip)[f"{attention}.to_out.0.weight"][0].key.rpartition(".to_out.0.")[0]
             own = [(gain, erasers[attention]) for gain, _, erasers in parts if attention in erasers]
             owner = network.get_submodule(path)
             owner.to_out[0] = Eraser(owner.to_out[0], own)
-    clone = model.clone()
-    clone.model = network
-    return clone
+    return type(model)(network, load_device=model.load_device, offload_device=model.offload_device)
 
 
 def product(delta):

@@ -7,6 +7,7 @@ import comfy.model_management as management
 import control
 import eraser
 import graph
+import regions
 import storage
 import tiny
 import torch
@@ -47,6 +48,32 @@ def forms(kind):
         "latents": max(graph.difference(latents[name], latents["hooks"]) for name in ("patches", "merged")),
         "hooks left": eraser.hooks(model),
         "receipt": graph.node("Apply", model, clip, tuple(some), "all", "auto")[2],
+    }
+
+
+def flux(kind):
+    """Layers that are rows of one stacked matrix, with single and double blocks; by rows and words."""
+    model, clip = models(kind)
+    changes = eraser.deltas(model, clip, 2, 1, eraser.FLUX)
+    always = [eraser.membrane(changes)]
+    prompts = graph.text_pair(clip, "a red circle")
+    merged = eraser.merged(model, clip, [(1.0, changes, {})])  # before the host patches the very tensors
+    plain = graph.predictions(model, *prompts)
+    found = graph.predictions(apply(model, clip, always)[0], *prompts)
+    words, encoder = apply(model, clip, [eraser.membrane(changes, gate="words")], "cond")
+    none = graph.text(encoder, "blurred")
+    named, other = (graph.predictions(words, graph.text(encoder, t), none) for t in ("a red circle", "a blue heart"))
+    base = graph.predictions(model, graph.text(clip, "a blue heart"), none)
+    return {
+        "layers": len(changes),
+        "plain": graph.difference(plain, found),
+        "patches": graph.difference(
+            graph.predictions(apply(model, clip, always, act_on="weights")[0], *prompts), found
+        ),
+        "merged": graph.difference(graph.predictions(merged, *prompts), found),
+        "named": graph.difference(named, found),
+        "other, bitwise": graph.same(other, base),
+        "hooks left": eraser.hooks(model),
     }
 
 
@@ -118,8 +145,23 @@ def negatives():
         changed, encoder = apply(model, clip, [one], rows)
         return graph.predictions(changed, graph.text(encoder, positive), graph.text(encoder, negative), batch=1)
 
+    def area(conditioning, x):
+        return [[rows, {**more, "area": (8, 4, 0, x), "strength": 1.0}] for rows, more in conditioning]
+
+    halves = area(circle, 0) + area(heart, 4)
+    mapped, _ = graph.apply(model, clip, graph.membranes(model, clip), "cond")
+    by_area = [graph.predictions(one, halves, graph.text(clip, "blurred"), batch=1) for one in (mapped, model)]
+    couple = regions.Couple([rows for rows, _ in heart]).put(model)
+    coupled = apply(couple, clip, [eraser.membrane(changes)], "cond")[0]
+    both = graph.predictions(coupled, circle, heart, batch=1)
     base = graph.predictions(model, heart, circle, batch=1)
     return {
+        "areas: negative, bitwise": graph.same(by_area[0][:, 1], by_area[1][:, 1]),
+        "areas: prompts": graph.difference(by_area[0][:, 0], by_area[1][:, 0]),
+        "coupled": graph.difference(
+            both, graph.predictions(regions.Couple([rows for rows, _ in heart]).put(merged), circle, heart, batch=1)
+        ),
+        "coupled acts": graph.difference(both, graph.predictions(couple, circle, heart, batch=1)),
         "named in the negative alone, bitwise": graph.same(made("cond", "a blue heart", "a red circle"), base),
         "all rows": graph.difference(
             made("all", "a blue heart", "a red circle")[:, 1], graph.predictions(merged, heart, circle, batch=1)[:, 1]
@@ -300,6 +342,7 @@ def main():
     kinds = ("demo", "sd1", "sd2", "sdxl")
     return {
         "forms": {kind: forms(kind) for kind in kinds},
+        "flux": {kind: flux(kind) for kind in tiny.TRANSFORMERS},
         "chain": {kind: chain(kind) for kind in ("demo", "sdxl")},
         "gates": {kind: gates(kind) for kind in ("demo", "sd2", "sdxl")},
         "negatives": negatives(),
