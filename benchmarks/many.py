@@ -98,7 +98,6 @@ SETS: Mapping[str, Setting] = {
     "7 concepts, summed": Setting(SEVEN, "summed", direct=3, rest=6, lamb=3.0),
     "7 concepts, joint, red -> blue": Setting({**SEVEN, "red": "blue"}, rest=6, lamb=3.0),
     "1 shape": Setting({"circle": "square"}, unseen=128, near=16, far=3),
-    "1 shape (ring)": Setting({"ring": "square"}, unseen=128, near=8, far=4),
     "4 shapes": Setting(
         {"circle": "ring", "square": "cross", "triangle": "heart", "star": "moon"}, unseen=32, near=8, far=8
     ),
