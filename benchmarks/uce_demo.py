@@ -60,23 +60,31 @@ def draw(model: Model, erasure: Any, groups: Any, work: Path, what: str) -> Benc
 
 
 def figures(result: BenchResult, erasure: Any, attribute: str = "shape") -> dict[str, Any]:
-    """The numbers of the table, as k of n. ``attribute`` is the target's; its partner the colour, or the shape."""
+    """The numbers of the table, as k of n. ``attribute`` is the target's; its partner the colour, or the shape.
+
+    Without groups beyond those that name the target and its neighbours only those are counted.
+    """
     partner = "shape" if attribute == "colour" else "colour"
 
     def pair(group: str, attribute: str) -> dict[str, Any]:
         before, after = result.rate(group, attribute)
         return {"before": [before.k, before.n], "after": [after.k, after.n], "text": f"{before} -> {after}"}
 
-    left_out = result.rate("O")[0]
-    return {
+    found = {
         "target": pair("D", attribute),
-        "left out": [left_out.k, left_out.n],
         "others": pair("N", attribute),
         f"{partner} on target": pair("D", partner),
         f"{partner} on others": pair("N", partner),
+        "diagnostics": dict(erasure.diagnostics),
+    }
+    if "O" not in result.pairs:
+        return found
+    left_out = result.rate("O")[0]
+    return {
+        **found,
+        "left out": [left_out.k, left_out.n],
         "synonyms": pair("P", attribute),
         "stability": round(result.scores.axes["F"].value, 3) if "F" in result.scores.axes else None,
-        "diagnostics": dict(erasure.diagnostics),
     }
 
 

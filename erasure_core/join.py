@@ -15,9 +15,11 @@ from .digest import fixed_order
 from .erasure import Erasure
 from .errors import BadInput, MembraneError
 from .joint import by_space, joint_maps
+from .matching import Finder
 from .models import EditableModel
 from .options import refuse_files
 from .solver import EditProblem
+from .words import words_of_text
 
 
 def erase_again(model: EditableModel, recipe: Mapping[str, Any]) -> Erasure:
@@ -49,8 +51,12 @@ def joined(erasures: Sequence[Erasure], model: EditableModel | None = None) -> l
 
     The rows come with an erasure that was just solved or saved with ``statistics=True``; else ``model`` encodes its
     recipe again. None if the rows of any are not to be had: such erasures can only be summed.
+
+    "No circle" may preserve the star and "no star" be in the same list. Erasing wins: with ``model`` such an erasure is
+    solved again without the phrases that name what another one erases, unless that one preserves them itself. Solved
+    with them the star would go half of its way. Without ``model`` they stay.
     """
-    with_rows = [_with_rows(erasure, model) for erasure in erasures]
+    with_rows = [_with_rows(erasure, model) for erasure in _conceding(erasures, model)]
     if any(erasure is None for erasure in with_rows):
         return None
     known = [erasure for erasure in with_rows if erasure is not None]
@@ -109,6 +115,34 @@ def subtract(erasure: Erasure, targets: Sequence[str], model: EditableModel | No
         diagnostics={},
         statistics=problems,
     )
+
+
+def _conceding(erasures: Sequence[Erasure], model: EditableModel | None) -> list[Erasure]:
+    """The erasures; those that preserve what another one erases with recipe and rows as if they did not."""
+    if model is None:
+        return list(erasures)
+    kept = [[str(phrase) for phrase in erasure.recipe.get("preserve", ())] for erasure in erasures]
+    found = Finder(
+        (i, phrase, False) for i, erasure in enumerate(erasures) for phrase in map(str, erasure.gate.get("phrases", ()))
+    )
+    conceded = []
+    for i, erasure in enumerate(erasures):
+        undisputed = [
+            phrase
+            for phrase in kept[i]
+            if all(hit.entry.owner == i or phrase in kept[hit.entry.owner] for hit in found(words_of_text(phrase)))
+        ]
+        conceded.append(erasure if undisputed == kept[i] else _preserving(erasure, undisputed, model))
+    return conceded
+
+
+def _preserving(erasure: Erasure, phrases: Sequence[str], model: EditableModel) -> Erasure:
+    """``erasure`` with the rows and the recipe of one that preserves ``phrases``; as it is if it cannot be had."""
+    recipe = {**erasure.recipe, "preserve": list(phrases)}
+    try:
+        return replace(erasure, recipe=recipe, statistics=erase_again(model, recipe).statistics)
+    except MembraneError:
+        return erasure
 
 
 def _with_rows(erasure: Erasure, model: EditableModel | None) -> Erasure | None:

@@ -239,8 +239,18 @@ def _together(model: EditableModel, erasures: Sequence[Erasure]) -> list[tuple[E
         if joint is None:
             result[i] = (erasures[i], ("summed, not joint: erase the concepts together for the best result",))
         else:
-            result[i] = (joint[place], ("solved jointly with the others on the same text",))
+            result[i] = (
+                joint[place],
+                ("solved jointly with the others on the same text", *_conceded(erasures[i], joint[place])),
+            )
     return result
+
+
+def _conceded(erasure: Erasure, joint: Erasure) -> tuple[str, ...]:
+    """A note on what it preserves by itself but not in this list, where another one erases it."""
+    kept = joint.recipe.get("preserve", ())
+    lost = [str(phrase) for phrase in erasure.recipe.get("preserve", ()) if phrase not in kept]
+    return (f"no longer preserved, since another membrane erases it: {', '.join(lost)}",) if lost else ()
 
 
 def _receipt(

@@ -117,6 +117,33 @@ def test_joined_problems_are_independent_of_order_and_of_doubles():
     assert relative(parts + torch.eye(24).double(), whole) < 1e-6
 
 
+def test_what_one_preserves_and_another_erases_is_erased(demo):
+    """Each alone keeps the other's concept, bare and beside a colour; in one list both go, as if erased at once."""
+    lone = [
+        erase(demo, "circle -> square\n+ star\n+ red star\n+ moon", exact=True),
+        erase(demo, "star -> heart\n+ circle\n+ moon\n+ blue circle", exact=True),
+    ]
+    at_once = erase(demo, "circle -> square\nstar -> heart\n+ moon", exact=True).maps["clip_l"].matrix()
+    for order in (lone, lone[::-1]):
+        together = join([(erasure, 1.0) for erasure in order], demo)
+        assert relative(together.maps["clip_l"].matrix(), at_once) < 1e-6
+        again = erase_again(demo, json.loads(json.dumps(together.recipe)))
+        assert relative(again.maps["clip_l"].matrix(), at_once) < 1e-6
+    with apply(demo, [Membrane(erasure) for erasure in lone]) as applied:
+        notes = [" ".join(receipt.notes) for receipt in applied.receipts]
+    assert [note.split(": ")[1] for note in notes] == ["red star, star", "blue circle, circle"]
+
+
+def test_what_its_own_eraser_preserves_stays_preserved_in_a_list(demo):
+    lone = [
+        erase(demo, "circle -> square\n+ red star\n+ star", exact=True),
+        erase(demo, "star -> heart\n+ red star", exact=True),
+    ]
+    expected = erase(demo, "circle -> square\nstar -> heart\n+ red star", exact=True).maps["clip_l"].matrix()
+    found = join([(erasure, 1.0) for erasure in lone], demo).maps["clip_l"].matrix()
+    assert relative(found, expected) < 1e-6
+
+
 def test_two_anchors_for_one_direction_are_reported(demo, pair):
     assert conflicts([e.statistics["clip_l"] for e in pair]) == []
     other = erase(demo, "disc -> star", exact=True)
