@@ -9,9 +9,6 @@ from closed_form_support import same
 
 from erasure_core import BadInput, Membrane, apply, erase
 from erasure_core.closed_form import METHODS, explain
-from erasure_core.closed_form.common import Job
-from erasure_core.closed_form.singular import projector
-from erasure_core.concepts import concept_set
 from erasure_core.join import erase_again
 
 CASES = [(method, {}) for method in METHODS] + [
@@ -63,58 +60,3 @@ def test_it_explains_itself(method):
 def test_the_neutral_word_itself_has_no_neutral(demo, method):
     with pytest.raises(BadInput, match="'object' is itself the neutral word"):
         erase(demo, "object", method)
-
-
-def job(demo, text):
-    from erasure_core.closed_form.uce import Settings
-
-    return Job.of(demo, concept_set(text), Settings(), False, demo.neutrals)
-
-
-@pytest.mark.parametrize("directions", [1, 3])
-def test_a_projector_kills_its_directions_and_nothing_else(demo, directions):
-    made = job(demo, LINES[:2])
-    rows = made.rows("clip_l", made.pairs(made.anchors(), lambda _: ("{}", "a {}")), "LAST+EOT")
-    u, v, owners = projector(made.problem("clip_l", rows, 0.5, "LAST+EOT"), directions)
-    unit = torch.eye(64, dtype=torch.float64)
-    p = unit - u @ v
-    torch.testing.assert_close(v @ u, torch.eye(len(v), dtype=torch.float64), rtol=1e-8, atol=1e-8)
-    torch.testing.assert_close(p @ p, p, rtol=1e-8, atol=1e-8)
-    assert torch.linalg.matrix_rank(p) == 64 - 2 * directions
-    assert owners.tolist() == [0] * directions + [1] * directions
-
-
-@pytest.mark.parametrize(("method", "options"), [("uce", {}), ("time", {}), ("rece", {"epochs": 1})])
-def test_singular_maps_have_no_way_back(demo, plain, method, options):
-    """Where the plain map gives the concept's row for a text made for it, the singular one stops short of it."""
-    row = plain.rows("a circle")[2].double()
-    for k in (0, 3):
-        erasure = erase(demo, "circle -> square\nheart -> star", method, singular=k, **options)
-        t = erasure.maps["clip_l"].matrix()
-        values = torch.linalg.svdvals(t)
-        back = torch.linalg.lstsq(t, row[:, None], driver="gelsd", rcond=1e-5).solution[:, 0]
-        missing = ((t @ back - row).norm() / row.norm()).item()
-        if k == 0:
-            assert values[-1] > 1e-5 * values[0] and missing < 1e-3
-        else:
-            assert (values < 1e-5 * values[0]).sum() == 2 * k and missing > 0.05
-            assert erasure.diagnostics["clip_l"]["singular"] == 2 * k
-            assert len(erasure.recipe["rows"]["clip_l"]) == erasure.maps["clip_l"].rank
-            assert erasure.recipe["options"]["singular"] == k
-
-
-def test_one_concept_under_two_names_is_removed_once(demo):
-    erasure = erase(demo, "circle -> square\na circle -> a square", singular=2)
-    assert torch.isfinite(erasure.maps["clip_l"].matrix()).all()
-    assert erasure.diagnostics["clip_l"]["norm"] < 5
-
-
-def test_singular_needs_a_map(demo):
-    with pytest.raises(BadInput, match="'singular' follows a map of the text"):
-        erase(demo, "circle", generation="2023", technique="tensor", singular=1)
-
-
-@pytest.mark.parametrize("value", [-1, 65, 1.5, "yes"])
-def test_singular_out_of_range(demo, value):
-    with pytest.raises(BadInput, match="'singular'"):
-        erase(demo, "circle", singular=value)

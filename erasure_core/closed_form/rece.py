@@ -37,7 +37,7 @@ Our defaults differ from the published ones where those depend on the model; --p
   moves the concept inside sentences, too. Kept phrases stay in every round with all their rows.
 - Every round makes the map harder to undo and moves neighbours a little. On the bundled model, texts derived against
   the finished map with r = 0.1 brought a star back in 16 of 16 pictures after uce, 11 after 3 rounds, 4 after 5; with
-  r = 0.001 in 16, 15 and 14. Linear maps cannot do better alone; singular=2 on top left 1 and 2.
+  r = 0.001 in 16, 15 and 14. Linear maps cannot do better alone; singular=2 on top left 1 of 128 with either.
 A smaller reg finds longer texts, up to hundreds of times a real one, on which a round is wasted.
 """
 START = uce.Settings(generation="2023")
