@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .erasure import POOLED_SPACE, POOLED_WEIGHT, EmbeddingMap, Erasure, MapFactor, WeightDelta, cross_attention_names
 from .errors import BadInput, NothingMatched, WrongFamily
+from .gramian import gram_of
 
 ENERGY_ERROR = 1e-4
 MAX_RANK = 4096
@@ -26,33 +27,45 @@ def output_gram(weights: Mapping[str, Tensor], names: list[str], up: Tensor) -> 
     ``up`` [d, m]. Entry i, j is how alike the outputs of terms i and j are over all matrices together.
     """
     width, rank = up.shape
-    through = up.double() if rank < width else torch.eye(width, dtype=torch.float64)
-    total = torch.zeros(through.shape[1], through.shape[1], dtype=torch.float64)
+    if rank >= width:
+        return up.double().T @ _metric(weights, names, width) @ up.double()
+    total = torch.zeros(rank, rank, dtype=torch.float64)
     for name in names:
-        matrix = weights[name].double()
-        if matrix.shape[1] < width:
-            raise WrongFamily(f"{name} reads {matrix.shape[1]} numbers, the text space has {width}.")
-        outputs = matrix[:, :width] @ through
-        total += outputs.T @ outputs
-    return total if rank < width else up.double().T @ total @ up.double()
+        total += gram_of(_reading(weights, name, width) @ up.double())
+    return total
 
 
 def output_metric(weights: Mapping[str, Tensor], names: list[str], width: int) -> Tensor:
     """``S = sum_l W_l^T W_l`` [width, width] in float64, kept for the next call with the same weights.
 
-    How far apart two texts are for all matrices together: |x|_S^2 = sum_l |W_l x|^2. For SDXL it takes a minute to add
-    up and a second to recognise.
+    How far apart two texts are for all matrices together: |x|_S^2 = sum_l |W_l x|^2. For SDXL it takes some seconds to
+    add up and a second to recognise.
     """
     digest = hashlib.blake2b(f"{width} {names}".encode())
     for name in names:
         digest.update(weights[name].float().contiguous().numpy().tobytes())
     key = digest.hexdigest()
     if key not in _METRICS:
-        _METRICS[key] = output_gram(weights, names, torch.eye(width, dtype=torch.float64))
+        _METRICS[key] = _metric(weights, names, width)
     _METRICS.move_to_end(key)
     while len(_METRICS) > _METRICS_KEPT:
         _METRICS.popitem(last=False)
     return _METRICS[key].clone()
+
+
+def _metric(weights: Mapping[str, Tensor], names: list[str], width: int) -> Tensor:
+    total = torch.zeros(width, width, dtype=torch.float64)
+    for name in names:
+        total += gram_of(_reading(weights, name, width))
+    return total
+
+
+def _reading(weights: Mapping[str, Tensor], name: str, width: int) -> Tensor:
+    """The columns of a matrix that read the text space, in float64."""
+    matrix = weights[name].double()
+    if matrix.shape[1] < width:
+        raise WrongFamily(f"{name} reads {matrix.shape[1]} numbers, the text space has {width}.")
+    return matrix[:, :width]
 
 
 def compress(down: Tensor, gram: Tensor, error: float = ENERGY_ERROR, rank: int | None = None) -> tuple[Tensor, Tensor]:

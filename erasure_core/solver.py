@@ -19,6 +19,7 @@ from torch import Tensor
 
 from .erasure import EmbeddingMap, MapFactor
 from .errors import BadInput, IllConditioned
+from .gramian import gram_of
 
 RIDGE_FLOOR = 1e-6  # times the mean eigenvalue of the Gram matrix
 
@@ -107,7 +108,7 @@ class EditProblem:
 
     def gram(self) -> Tensor:
         """``G`` [d, d]: the ridge plus the weighted outer products of all rows."""
-        total = _gram(self.rows.erase, self.rows.omega) + _gram(self.rows.preserve, self.rows.omega_preserve)
+        total = gram_of(self.rows.erase, self.rows.omega) + gram_of(self.rows.preserve, self.rows.omega_preserve)
         if self.preserve_gram is not None:
             total = total + _wide(self.preserve_gram)
         total.diagonal().add_(self.effective_ridge)
@@ -212,10 +213,6 @@ def _merged(rows: Tensor, weights: Tensor, groups: Tensor) -> tuple[Tensor, Tens
     total = torch.zeros(len(distinct)).double().index_add_(0, index, weights)
     first = torch.full((len(distinct),), int(groups.max())).scatter_reduce(0, index, groups, "amin")
     return distinct, total, first
-
-
-def _gram(rows: Tensor, weights: Tensor) -> Tensor:
-    return (rows * weights[:, None]).T @ rows
 
 
 def cholesky(matrix: Tensor, option: str = "lamb") -> Tensor:

@@ -25,6 +25,7 @@ from torch import Tensor
 from ..diagnostics import diagnose
 from ..erasure import EmbeddingMap, Erasure, MapFactor
 from ..errors import BadInput
+from ..gramian import gram_of
 from ..solver import EditProblem, cholesky
 from .common import Job, our_sentences
 
@@ -40,7 +41,7 @@ def projector(problem: EditProblem, directions: int) -> tuple[Tensor, Tensor, Te
     rows = problem.rows
     staying = torch.cat([rows.anchors, rows.preserve])
     weights = torch.cat([rows.omega, rows.omega_preserve])
-    noise = (staying * weights[:, None]).T @ staying
+    noise = gram_of(staying, weights)
     noise.diagonal().add_(problem.effective_ridge)
     root = cholesky(noise)
     found, owners = [], []

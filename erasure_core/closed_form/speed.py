@@ -19,6 +19,7 @@ from ..concepts import Concept, ConceptSet
 from ..diagnostics import diagnose
 from ..embeddings import Pair, RowSet, select_pairs
 from ..erasure import POOLED_SPACE, Erasure, WeightDelta, cross_attention_names
+from ..gramian import gram_of
 from ..models import EditableModel
 from ..options import choice, flag, number, text
 from ..prompts import CHUNK
@@ -214,7 +215,7 @@ def _layer_by_layer(
     weights, insides, deltas = model.weights(), [], {}
     for layer, name in enumerate(cross_attention_names(weights, applies)):
         weight = weights[name].double()
-        gram = weight.T @ weight
+        gram = gram_of(weight)
         inside = edit.inside(gram, weakest_direction(gram, min(weight.shape)), layer)
         up, down = inside.problem.factors()
         if not exact and len(down) > SMALL_RANK:
