@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -68,23 +68,47 @@ def _reading(weights: Mapping[str, Tensor], name: str, width: int) -> Tensor:
     return matrix[:, :width]
 
 
+@dataclass(frozen=True)
+class Ranked:
+    """All terms of a change in the order of their strength, to be cut anywhere.
+
+    ``mix`` [m, k] and ``down`` [k, d]: the change is ``up @ mix @ down``; ``lost`` [k]: the share of the energy that is
+    gone without the terms after each one.
+    """
+
+    mix: Tensor
+    down: Tensor
+    lost: Tensor
+
+    @classmethod
+    def of(cls, down: Tensor | None, gram: Tensor) -> Ranked:
+        """From ``down`` [m, d], None for the unit matrix, and ``gram = up^T S up`` [m, m], float64.
+
+        With ``S = sum W^T W`` the order is the best one for the outputs of all matrices at once (Eckart-Young in the
+        metric S): the change is projected on its strongest right directions.
+        """
+        inner = None if down is None else torch.linalg.qr(down.T)
+        energy, vectors = torch.linalg.eigh(gram if inner is None else inner.R @ gram @ inner.R.T)
+        energy, vectors = energy.flip(0).clamp_min(0), vectors.flip(1)
+        found, mix = (vectors.T, vectors) if inner is None else ((inner.Q @ vectors).T, inner.R.T @ vectors)
+        # one sign per term, so that equal maps give equal files
+        sign = torch.where(found.sum(1) < 0, -1.0, 1.0).to(gram)
+        return cls(mix * sign, found * sign[:, None], 1 - energy.cumsum(0) / energy.sum().clamp_min(1e-300))
+
+    def cut(self, error: float = ENERGY_ERROR, rank: int | None = None) -> tuple[Tensor, Tensor]:
+        """``mix`` and ``down`` of the fewest terms that lose at most ``error``; or of at most ``rank`` terms."""
+        keep = min(int((self.lost > error).sum()) + 1 if rank is None else rank, len(self.lost))
+        return self.mix[:, :keep], self.down[:keep]
+
+
 def compress(down: Tensor, gram: Tensor, error: float = ENERGY_ERROR, rank: int | None = None) -> tuple[Tensor, Tensor]:
     """Fewest rank-one terms that lose at most a share ``error`` of ``tr(X^T S X)``, X = ``up @ down``.
 
     With ``rank`` the strongest ``rank`` terms at most, whatever is lost.
     ``down`` [m, d] and ``gram = up^T S up`` [m, m], float64. Returns ``mix`` [m, k] and ``small_down`` [k, d]: the
-    smaller pair is ``up @ mix`` and ``small_down``. With ``S = sum W^T W`` the truncation is the best one for the
-    outputs of all matrices at once (Eckart-Young in the metric S): X is projected on its strongest right directions.
+    smaller pair is ``up @ mix`` and ``small_down``; see :class:`Ranked`.
     """
-    inner = torch.linalg.qr(down.T)
-    energy, vectors = torch.linalg.eigh(inner.R @ gram @ inner.R.T)
-    energy, vectors = energy.flip(0).clamp_min(0), vectors.flip(1)
-    lost = 1 - energy.cumsum(0) / energy.sum().clamp_min(1e-300)
-    keep = min(int((lost > error).sum()) + 1 if rank is None else rank, len(energy))
-    small_down = (inner.Q @ vectors[:, :keep]).T
-    # one sign per term, so that equal maps give equal files
-    sign = torch.where(small_down.sum(1) < 0, -1.0, 1.0).to(down)
-    return inner.R.T @ vectors[:, :keep] * sign, small_down * sign[:, None]
+    return Ranked.of(down, gram).cut(error, rank)
 
 
 def energy_error(down: Tensor, gram: Tensor, mix: Tensor, small_down: Tensor) -> float:

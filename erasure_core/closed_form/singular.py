@@ -73,6 +73,7 @@ def make_singular(job: Job, erasure: Erasure, directions: int) -> Erasure:
     maps, diagnostics, owners = {}, dict(erasure.diagnostics), dict(erasure.recipe["rows"])
     for space, emap in erasure.maps.items():
         problem = job.problem(space, job.rows(space, pairs, SELECTOR), RIDGE, SELECTOR)
+        assert isinstance(problem, EditProblem)
         u, v, mine = projector(problem, directions)
         factor = MapFactor(v.float().contiguous(), -u.float().contiguous())
         maps[space], owners[space] = _followed(emap, factor), owners[space] + mine.tolist()
