@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .gramian import gram_of
+from .gramian import PART, gram_of
 from .summed import Problem
 
 _POWER_STEPS = 30
@@ -26,13 +26,11 @@ def diagnose(problem: Problem, down: Tensor, up: Tensor, bias: Tensor | None = N
     """
     rows = problem.rows
     down, up = down.double(), up.double()
-    shift = 0.0 if bias is None else bias.double()
     singular = _singular_values(down, up)
-    reach = rows.erase + (rows.erase @ down.T) @ up.T + shift
     wanted = (rows.erase - rows.anchors).norm(dim=1)
     moved = wanted > 0
-    residual = (reach - rows.anchors).norm(dim=1)[moved] / wanted[moved]
-    drift = ((rows.preserve @ down.T) @ up.T + shift).norm(dim=1) / rows.preserve.norm(dim=1).clamp_min(1e-30)
+    residual = _lengths(rows.erase, down, up, bias, rows.anchors - rows.erase)[moved] / wanted[moved]
+    drift = _lengths(rows.preserve, down, up, bias) / rows.preserve.norm(dim=1).clamp_min(1e-30)
     return {
         "condition": _round(_largest_eigenvalue(problem.gram()) / problem.effective_ridge),
         "ridge": _round(problem.effective_ridge),
@@ -46,6 +44,21 @@ def diagnose(problem: Problem, down: Tensor, up: Tensor, bias: Tensor | None = N
         "rows_preserved": problem.counts[1],
         **_closest_anchor(rows.groups, wanted / rows.erase.norm(dim=1).clamp_min(1e-30)),
     }
+
+
+def _lengths(rows: Tensor, down: Tensor, up: Tensor, bias: Tensor | None, wanted: Tensor | None = None) -> Tensor:
+    """|X x + bias - wanted| of each row x [n, d] with X = ``up @ down``."""
+    change = up @ down if 2 * len(down) > len(up) else None
+    found = [torch.zeros(0, dtype=torch.float64)]
+    for start in range(0, len(rows), PART):
+        part = rows[start : start + PART]
+        moved = part @ down.T @ up.T if change is None else part @ change.T
+        if bias is not None:
+            moved += bias.double()
+        if wanted is not None:
+            moved -= wanted[start : start + PART]
+        found.append(moved.norm(dim=1))
+    return torch.cat(found)
 
 
 def _drifts(problem: Problem, moved: Tensor, down: Tensor, up: Tensor) -> dict[str, float]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+PART = 8192  # rows that are handled together, so that what is made of them stays small
+
 
 def gram_of(rows: Tensor, weights: Tensor | None = None) -> Tensor:
     """``sum w x x^T`` [d, d] over ``rows`` [n, d], symmetric to the last bit; ``weights`` [n] >= 0, 1 if not given.
@@ -12,6 +14,11 @@ def gram_of(rows: Tensor, weights: Tensor | None = None) -> Tensor:
     In the rows' dtype, on the processor. numpy hands a matrix times its own transpose to the symmetric product of the
     linear algebra library, which is half the work of a general one.
     """
-    scaled = rows if weights is None else rows * weights.sqrt()[:, None]
-    array = scaled.detach().cpu().numpy()
-    return torch.from_numpy(array.T @ array)
+    total = torch.zeros(rows.shape[1], rows.shape[1], dtype=rows.dtype)
+    for start in range(0, len(rows), PART):
+        part = rows[start : start + PART].detach().cpu()
+        if weights is not None:
+            part = part * weights[start : start + PART, None].sqrt()
+        array = part.numpy()
+        total += torch.from_numpy(array.T @ array)
+    return total

@@ -12,10 +12,9 @@ import copy
 import torch
 from torch import Tensor
 
-from .gramian import gram_of
+from .gramian import PART, gram_of
 from .solver import check_finite
 
-PART = 8192  # rows that are brought to float64 together
 SAMPLE = 4096  # rows that are kept to say how far a map comes
 
 

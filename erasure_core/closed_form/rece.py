@@ -191,15 +191,20 @@ def rounds(
 def deriving(current: Solved, metric: Tensor, reg: float, settings: Settings) -> Callable[[Tensor, Tensor], Tensor]:
     """Rows [m, d] and anchors -> texts [m, d] that the edited model reads as the original reads the rows.
 
-    ``current`` T_k and ``metric`` S [d, d]. One factorisation for all concepts of an epoch, and with T_k = I + D Y no
-    product of full matrices. standardreg: ``r |c' - a|^2`` with a the anchor of the UCE start; surrogatereg:
-    ``r sum |W_k (c' - c)|^2``, ``r |c' - c|^2`` or both.
+    ``current`` T_k and ``metric`` S [d, d]. One factorisation for all concepts of an epoch. standardreg:
+    ``r |c' - a|^2`` with a the anchor of the UCE start; surrogatereg: ``r sum |W_k (c' - c)|^2``, ``r |c' - c|^2`` or
+    both.
     """
     variant, item = settings.variant, settings.reg_item
     up, down = current.up, current.down
-    seen = metric @ up  # S D
-    change = seen @ down  # S (T_k - I)
-    edited = metric + change + change.T + down.T @ (up.T @ seen) @ down  # sum W_k^T W_k
+    if 2 * len(down) > len(up):  # then T_k - I as a full matrix is the smaller one
+        full = up @ down
+        change = metric @ full
+        twice = full.T @ change
+    else:
+        change = (metric @ up) @ down  # S (T_k - I)
+        twice = down.T @ (up.T @ change)
+    edited, seen = metric + change + change.T + twice, metric + change  # sum of W_k^T W_k, of W^T W_k
     as_outputs = reg if variant == "surrogatereg" and item != "2nd" else 0.0
     as_texts = reg if variant != "surrogatereg" or item != "1st" else 0.0
     left = (1 + as_outputs) * edited
@@ -207,8 +212,7 @@ def deriving(current: Solved, metric: Tensor, reg: float, settings: Settings) ->
     root = cholesky(left, "reg")
 
     def find(rows: Tensor, anchors: Tensor) -> Tensor:
-        original = rows @ metric
-        right = original + (original @ up) @ down  # the sum is over W_k^T W c
+        right = rows @ seen
         if as_outputs:
             right = right + as_outputs * rows @ edited
         if variant != "regzero":
