@@ -28,6 +28,7 @@ from torch import Tensor
 from erasure_core.closed_form.rece import Settings, rounds
 from erasure_core.compression import output_gram, output_metric
 from erasure_core.erasure import EmbeddingMap, MapFactor
+from erasure_core.gramian import gram_of
 from erasure_core.solver import EditProblem
 
 RESULTS = Path(__file__).parent / "results" / "closed_form_methods.json"
@@ -55,7 +56,7 @@ def rece_ours(start: EditProblem, metric: Tensor, given: Given) -> Callable[[], 
 
     def epoch() -> EmbeddingMap:
         done, _ = rounds(
-            first, metric, erase, anchors, lambda c: EditProblem(c, anchors, preserve, RIDGE), 1, REG, settings
+            first, metric, (erase, anchors), lambda c: EditProblem(c, anchors, preserve, RIDGE), 1, REG, settings
         )
         return EmbeddingMap("clip_l", (MapFactor(done.down.float(), done.up.float()),))
 
@@ -88,8 +89,7 @@ def mace_loop(weights: list[Tensor], given: Given) -> list[Tensor]:
 def mace_ours(given: Given) -> EmbeddingMap:
     """From rows, the kept ones as a Gram matrix, to (D, Y)."""
     erase, anchors, preserve = given
-    kept = preserve.double()
-    return EditProblem(erase, anchors, ridge=RIDGE, space="clip_l", preserve_gram=kept.T @ kept).solve()
+    return EditProblem(erase, anchors, ridge=RIDGE, space="clip_l", preserve_gram=gram_of(preserve.double())).solve()
 
 
 def start_of(given: Given) -> EditProblem:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .erasure import POOLED_SPACE, POOLED_WEIGHT, EmbeddingMap, Erasure, MapFactor, WeightDelta, cross_attention_names
 from .errors import BadInput, NothingMatched, WrongFamily
+from .gramian import gram_of
 
 ENERGY_ERROR = 1e-4
 MAX_RANK = 4096
@@ -26,33 +27,81 @@ def output_gram(weights: Mapping[str, Tensor], names: list[str], up: Tensor) -> 
     ``up`` [d, m]. Entry i, j is how alike the outputs of terms i and j are over all matrices together.
     """
     width, rank = up.shape
-    through = up.double() if rank < width else torch.eye(width, dtype=torch.float64)
-    total = torch.zeros(through.shape[1], through.shape[1], dtype=torch.float64)
+    if rank >= width:
+        return up.double().T @ _metric(weights, names, width) @ up.double()
+    total = torch.zeros(rank, rank, dtype=torch.float64)
     for name in names:
-        matrix = weights[name].double()
-        if matrix.shape[1] < width:
-            raise WrongFamily(f"{name} reads {matrix.shape[1]} numbers, the text space has {width}.")
-        outputs = matrix[:, :width] @ through
-        total += outputs.T @ outputs
-    return total if rank < width else up.double().T @ total @ up.double()
+        total += gram_of(_reading(weights, name, width) @ up.double())
+    return total
 
 
 def output_metric(weights: Mapping[str, Tensor], names: list[str], width: int) -> Tensor:
     """``S = sum_l W_l^T W_l`` [width, width] in float64, kept for the next call with the same weights.
 
-    How far apart two texts are for all matrices together: |x|_S^2 = sum_l |W_l x|^2. For SDXL it takes a minute to add
-    up and a second to recognise.
+    How far apart two texts are for all matrices together: |x|_S^2 = sum_l |W_l x|^2. For SDXL it takes some seconds to
+    add up and a second to recognise.
     """
     digest = hashlib.blake2b(f"{width} {names}".encode())
     for name in names:
         digest.update(weights[name].float().contiguous().numpy().tobytes())
     key = digest.hexdigest()
     if key not in _METRICS:
-        _METRICS[key] = output_gram(weights, names, torch.eye(width, dtype=torch.float64))
+        _METRICS[key] = _metric(weights, names, width)
     _METRICS.move_to_end(key)
     while len(_METRICS) > _METRICS_KEPT:
         _METRICS.popitem(last=False)
     return _METRICS[key].clone()
+
+
+def _metric(weights: Mapping[str, Tensor], names: list[str], width: int) -> Tensor:
+    total = torch.zeros(width, width, dtype=torch.float64)
+    for name in names:
+        total += gram_of(_reading(weights, name, width))
+    return total
+
+
+def _reading(weights: Mapping[str, Tensor], name: str, width: int) -> Tensor:
+    """The columns of a matrix that read the text space, in float64."""
+    matrix = weights[name].double()
+    if matrix.shape[1] < width:
+        raise WrongFamily(f"{name} reads {matrix.shape[1]} numbers, the text space has {width}.")
+    return matrix[:, :width]
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """All terms of a change in the order of their strength, to be cut anywhere.
+
+    ``mix`` [m, k] and ``down`` [k, d]: the change is ``up @ mix @ down``; ``lost`` [k]: the share of the energy that is
+    gone without the terms after each one.
+    """
+
+    mix: Tensor
+    down: Tensor
+    lost: Tensor
+
+    @classmethod
+    def of(cls, down: Tensor | None, gram: Tensor) -> Ranked:
+        """From ``down`` [m, d], None for the unit matrix, and ``gram = up^T S up`` [m, m], float64.
+
+        With ``S = sum W^T W`` the order is the best one for the outputs of all matrices at once (Eckart-Young in the
+        metric S): the change is projected on its strongest right directions.
+        """
+        inner = None if down is None else torch.linalg.qr(down.T)
+        energy, vectors = torch.linalg.eigh(gram if inner is None else inner.R @ gram @ inner.R.T)
+        energy, vectors = energy.flip(0).clamp_min(0), vectors.flip(1)
+        found, mix = (vectors.T, vectors) if inner is None else ((inner.Q @ vectors).T, inner.R.T @ vectors)
+        # one sign per term, so that equal maps give equal files
+        sign = torch.where(found.sum(1) < 0, -1.0, 1.0).to(gram)
+        return cls(mix * sign, found * sign[:, None], 1 - energy.cumsum(0) / energy.sum().clamp_min(1e-300))
+
+    def cut(
+        self, error: float = ENERGY_ERROR, rank: int | None = None, at_most: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """``mix`` and ``down`` of the fewest terms that lose at most ``error``, ``at_most`` so many; or of ``rank``."""
+        enough = int((self.lost > error).sum()) + 1 if rank is None else rank
+        keep = min(enough, at_most or len(self.lost), len(self.lost))
+        return self.mix[:, :keep], self.down[:keep]
 
 
 def compress(
@@ -62,18 +111,9 @@ def compress(
 
     With ``rank`` the strongest ``rank`` terms, whatever is lost; with ``at_most`` no more than so many.
     ``down`` [m, d] and ``gram = up^T S up`` [m, m], float64. Returns ``mix`` [m, k] and ``small_down`` [k, d]: the
-    smaller pair is ``up @ mix`` and ``small_down``. With ``S = sum W^T W`` the truncation is the best one for the
-    outputs of all matrices at once (Eckart-Young in the metric S): X is projected on its strongest right directions.
+    smaller pair is ``up @ mix`` and ``small_down``; see :class:`Ranked`.
     """
-    inner = torch.linalg.qr(down.T)
-    energy, vectors = torch.linalg.eigh(inner.R @ gram @ inner.R.T)
-    energy, vectors = energy.flip(0).clamp_min(0), vectors.flip(1)
-    lost = 1 - energy.cumsum(0) / energy.sum().clamp_min(1e-300)
-    keep = min(int((lost > error).sum()) + 1 if rank is None else rank, at_most or len(energy), len(energy))
-    small_down = (inner.Q @ vectors[:, :keep]).T
-    # one sign per term, so that equal maps give equal files
-    sign = torch.where(small_down.sum(1) < 0, -1.0, 1.0).to(down)
-    return inner.R.T @ vectors[:, :keep] * sign, small_down * sign[:, None]
+    return Ranked.of(down, gram).cut(error, rank, at_most)
 
 
 def energy_error(down: Tensor, gram: Tensor, mix: Tensor, small_down: Tensor) -> float:

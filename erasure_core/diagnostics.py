@@ -7,12 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .solver import EditProblem
+from .gramian import PART, gram_of
+from .summed import Problem
 
 _POWER_STEPS = 30
 
 
-def diagnose(problem: EditProblem, down: Tensor, up: Tensor, bias: Tensor | None = None) -> dict[str, Any]:
+def diagnose(problem: Problem, down: Tensor, up: Tensor, bias: Tensor | None = None) -> dict[str, Any]:
     """Numbers about ``T = I + up @ down`` (``up`` D [d, r], ``down`` Y [r, d], ``bias`` [d]) as answer to ``problem``.
 
     ``condition``: estimate of cond(G). ``norm``: largest singular value of T - I. ``effective_rank``: exp of the
@@ -20,33 +21,47 @@ def diagnose(problem: EditProblem, down: Tensor, up: Tensor, bias: Tensor | None
     of |T c - a| / |c - a|. ``captured``: share of the erased rows' energy the edit can reach (1 without a subspace).
     ``drift`` and ``drift_worst``: mean and largest |T p - p| / |p| over preserved rows; of rows given as a Gram matrix
     G only the root mean square is known, (tr X G X^T / tr G)^1/2 with X = T - I: it is ``drift``. ``anchor_distance``:
-    mean |c - a| / |c| of the concept whose anchor is closest, ``anchor_closest``: its number.
+    mean |c - a| / |c| of the concept whose anchor is closest, ``anchor_closest``: its number. Of rows known as sums
+    an evenly spaced sample is judged.
     """
     rows = problem.rows
     down, up = down.double(), up.double()
-    shift = 0.0 if bias is None else bias.double()
     singular = _singular_values(down, up)
-    reach = rows.erase + (rows.erase @ down.T) @ up.T + shift
     wanted = (rows.erase - rows.anchors).norm(dim=1)
     moved = wanted > 0
-    residual = (reach - rows.anchors).norm(dim=1)[moved] / wanted[moved]
-    drift = ((rows.preserve @ down.T) @ up.T + shift).norm(dim=1) / rows.preserve.norm(dim=1).clamp_min(1e-30)
+    residual = _lengths(rows.erase, down, up, bias, rows.anchors - rows.erase)[moved] / wanted[moved]
+    drift = _lengths(rows.preserve, down, up, bias) / rows.preserve.norm(dim=1).clamp_min(1e-30)
     return {
         "condition": _round(_largest_eigenvalue(problem.gram()) / problem.effective_ridge),
         "ridge": _round(problem.effective_ridge),
         "norm": _round(singular.max()) if len(singular) else 0.0,
         "effective_rank": _round(_effective_rank(singular)),
-        "null_space": problem.width - _row_rank(torch.cat([rows.erase, rows.preserve]), problem.preserve_gram),
+        "null_space": problem.width - _row_rank(problem),
         "captured": 1.0,
         "residual": _round(residual.mean()) if len(residual) else 0.0,
         **_drifts(problem, drift, down, up),
-        "rows_erased": len(rows.erase),
-        "rows_preserved": len(rows.preserve),
+        "rows_erased": problem.counts[0],
+        "rows_preserved": problem.counts[1],
         **_closest_anchor(rows.groups, wanted / rows.erase.norm(dim=1).clamp_min(1e-30)),
     }
 
 
-def _drifts(problem: EditProblem, moved: Tensor, down: Tensor, up: Tensor) -> dict[str, float]:
+def _lengths(rows: Tensor, down: Tensor, up: Tensor, bias: Tensor | None, wanted: Tensor | None = None) -> Tensor:
+    """|X x + bias - wanted| of each row x [n, d] with X = ``up @ down``."""
+    change = up @ down if 2 * len(down) > len(up) else None
+    found = [torch.zeros(0, dtype=torch.float64)]
+    for start in range(0, len(rows), PART):
+        part = rows[start : start + PART]
+        moved = part @ down.T @ up.T if change is None else part @ change.T
+        if bias is not None:
+            moved += bias.double()
+        if wanted is not None:
+            moved -= wanted[start : start + PART]
+        found.append(moved.norm(dim=1))
+    return torch.cat(found)
+
+
+def _drifts(problem: Problem, moved: Tensor, down: Tensor, up: Tensor) -> dict[str, float]:
     """``moved``: |T p - p| / |p| of each preserved row."""
     mean, worst = (float(moved.mean()), float(moved.max())) if len(moved) else (0.0, 0.0)
     if problem.preserve_gram is not None:
@@ -89,14 +104,16 @@ def _largest_eigenvalue(gram: Tensor) -> float:
     return value
 
 
-def _row_rank(rows: Tensor, more: Tensor | None) -> int:
-    """Numerical rank from the smaller Gram matrix: squared singular values above 1e-10 of the largest.
+def _row_rank(problem: Problem) -> int:
+    """Numerical rank of all rows together: squared singular values above 1e-10 of the largest.
 
-    ``more``: Gram matrix of further rows.
+    Of fewer rows than dimensions from their own Gram matrix, which is smaller; else they count with their weights.
     """
-    gram = rows @ rows.T if len(rows) < rows.shape[1] and more is None else rows.T @ rows
-    if more is not None:
-        gram = gram + more.double()
+    if sum(problem.counts) < problem.width and problem.preserve_gram is None:
+        gram = gram_of(torch.cat([problem.rows.erase, problem.rows.preserve]).T)
+    else:
+        gram = problem.gram()
+        gram.diagonal().sub_(problem.effective_ridge)
     if gram.numel() == 0:
         return 0
     values = torch.linalg.eigvalsh(gram)

@@ -1,13 +1,11 @@
-"""Which rows of the text an edit is about: selectors over pairs of prompts.
+"""The rows of text that an edit is about: pairs of prompts, encoded a few at a time, and what a selector takes of them.
 
-The row selectors of the published methods, for prompts of any length: LAST (UCE 2025, SPEED), TAIL (UCE 2023), ALL77
-(RECE), MATCHED (TIME, arXiv 2303.08084), SURR (MACE, arXiv 2403.06135), EOT (TRCE, arXiv 2503.07389) and POOLED
-(SDXL's second text path); and LAST+EOT, ours.
+A prompt is 77 rows and an edit may need two of them, so only those are kept. Of rows beyond number only sums are kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,10 +13,13 @@ from torch import Tensor
 
 from .errors import BadInput
 from .models import EditableModel, Encoded
-from .prompts import CHUNK, escape
+from .prompts import escape
+from .selectors import Text, content, picker
+from .sums import RowSums
 
-SELECTORS = ("LAST", "LAST+EOT", "TAIL", "ALL77", "MATCHED", "SURR", "EOT", "EOT+PADS", "POOLED")
-_A, _AN = 320, 550  # the words "a" and "an" in the vocabulary of all CLIP text encoders; T5's has others there
+__all__ = ["Origin", "Pair", "RowSet", "Text", "content", "encode_texts", "gather", "select_pairs", "select_rows"]
+
+AT_ONCE = 128  # pairs whose texts are held together; four texts of 77 x 2048 numbers are 2.5 MB
 
 
 @dataclass(frozen=True)
@@ -48,46 +49,62 @@ class Origin:
 
 @dataclass(frozen=True)
 class RowSet:
-    """Rows to erase [m, d] with their anchors [m, d], weights [m], concept indices [m] and origins."""
+    """Rows to erase [m, d] with their anchors [m, d], weights [m] and concept indices [m].
+
+    ``prompts``: the texts they are from; ``places`` [m, 3]: index into ``prompts``, position in the text, token id.
+    """
 
     erase: Tensor
     anchors: Tensor
     weights: Tensor
     groups: Tensor
-    origins: tuple[Origin, ...]
+    prompts: tuple[str, ...]
+    places: Tensor
 
+    @classmethod
+    def joined(cls, parts: Sequence[RowSet]) -> RowSet:
+        """All rows one after the other."""
+        if len(parts) == 1:
+            return parts[0]
+        starts = torch.tensor([0, *(len(part.prompts) for part in parts[:-1])]).cumsum(0).tolist()
+        shift = [part.places + torch.tensor([start, 0, 0]) for part, start in zip(parts, starts, strict=True)]
+        return cls(
+            torch.cat([part.erase for part in parts]),
+            torch.cat([part.anchors for part in parts]),
+            torch.cat([part.weights for part in parts]),
+            torch.cat([part.groups for part in parts]),
+            tuple(prompt for part in parts for prompt in part.prompts),
+            torch.cat(shift),
+        )
 
-@dataclass(frozen=True)
-class Text:
-    """One encoded prompt: ``rows`` [77k, d], ``ids`` [77k], ``eos`` of the last chunk, ``pooled`` [p] or None.
-
-    ``chunk``: rows of one chunk, 77 for CLIP and all of them for T5. ``lead``: special tokens before a chunk's words.
-    """
-
-    prompt: str
-    rows: Tensor
-    ids: tuple[int, ...]
-    eos: int
-    pooled: Tensor | None
-    chunk: int = CHUNK
-    lead: int = 1
+    def __len__(self) -> int:
+        return len(self.erase)
 
     @property
-    def start_of_last_chunk(self) -> int:
-        """Position of the last chunk's first token."""
-        return len(self.ids) - self.chunk
+    def origins(self) -> tuple[Origin, ...]:
+        """Where each row came from."""
+        return tuple(Origin(self.prompts[i], position, token) for i, position, token in self.places.tolist())
 
     @property
-    def said(self) -> Tensor:
-        """Rows of the words and of what comes between chunks, up to the end-of-text token."""
-        return self.rows[self.lead : self.eos + 1]
+    def mean_weight(self) -> float:
+        """Mean weight of a row."""
+        return float(self.weights.mean())
 
-    def last(self, phrase: tuple[int, ...]) -> int:
-        """Position of the last token of ``phrase`` where it stands last; else of the text; 0 for an empty text."""
-        for start in range(self.eos - len(phrase), self.lead - 1, -1):
-            if phrase and self.ids[start : start + len(phrase)] == phrase:
-                return start + len(phrase) - 1
-        return max(self.eos - 1, 0)
+    @property
+    def mean_square(self) -> float:
+        """Mean |row|^2 / width of the rows to erase: the unit of our ridges, about 1 on Stable Diffusion 1."""
+        return mean_square(self.erase)
+
+    def take(self, mask: Tensor) -> RowSet:
+        """The rows where ``mask`` [m] is true."""
+        return RowSet(
+            self.erase[mask], self.anchors[mask], self.weights[mask], self.groups[mask], self.prompts, self.places[mask]
+        )
+
+
+def mean_square(rows: Tensor) -> float:
+    """Mean |row|^2 / width of ``rows`` [n, d]."""
+    return float(rows.double().square().sum(1).mean()) / rows.shape[1]
 
 
 def encode_texts(model: EditableModel, prompts: Sequence[str]) -> dict[str, Text]:
@@ -109,40 +126,12 @@ def _text(prompt: str, encoded: Encoded, index: int) -> Text:
     return Text(prompt, encoded.hidden[index, : chunks * size], own, end, pooled, size, encoded.lead)
 
 
-def content(text: Text) -> tuple[int, ...]:
-    """Token ids of a one-chunk text without specials."""
-    return text.ids[text.lead : text.eos] if len(text.ids) == text.chunk else ()
-
-
 def select_pairs(model: EditableModel, pairs: Sequence[Pair], selector: str) -> RowSet:
     """Rows of every pair by ``selector``, erase row and anchor row position by position.
 
     Raises BadInput for an unknown selector, or POOLED on a model without a pooled vector.
     """
-    if not pairs:
-        raise BadInput("There is no concept to erase.")
-    texts = encode_texts(model, [t for p in pairs for t in (p.prompt, p.anchor, p.phrase, p.anchor_phrase)])
-    erase, anchors, weights, groups, origins = [], [], [], [], []
-    for pair in pairs:
-        old, new = texts[pair.prompt], texts[pair.anchor]
-        if selector == "POOLED":
-            positions = [(old.eos, new.eos, 1.0)]
-        else:
-            pick = _pick(selector)
-            positions = pick(old, new, content(texts[pair.phrase]), content(texts[pair.anchor_phrase]))
-        for i, j, weight in positions:
-            erase.append(_row(old, i, selector))
-            anchors.append(_row(new, j, selector))
-            weights.append(weight * pair.weight)
-            groups.append(pair.group)
-            origins.append(Origin(pair.prompt, i, old.ids[i]))
-    return RowSet(
-        torch.stack(erase),
-        torch.stack(anchors),
-        torch.tensor(weights, dtype=torch.float64),
-        torch.tensor(groups),
-        tuple(origins),
-    )
+    return RowSet.joined([found[selector] for found in _batches(model, pairs, {selector: selector})])
 
 
 def select_rows(model: EditableModel, prompts: Sequence[str], selector: str) -> Tensor:
@@ -150,110 +139,64 @@ def select_rows(model: EditableModel, prompts: Sequence[str], selector: str) -> 
     return select_pairs(model, [Pair(prompt, prompt) for prompt in sorted(set(prompts))], selector).erase
 
 
-def _row(text: Text, position: int, selector: str) -> Tensor:
-    if selector != "POOLED":
-        return text.rows[position]
-    if text.pooled is None:
-        raise BadInput("This model has no pooled text vector; the selector POOLED is for SDXL.")
-    return text.pooled
+def gather(
+    model: EditableModel, pairs: Sequence[Pair], selectors: Mapping[str, str], most: int
+) -> dict[str, RowSet | RowSums]:
+    """Rows by several ``selectors`` at once, so that every text is encoded once; names as in ``selectors``.
+
+    Of more than ``most`` numbers (rows times their width) only the sums are kept.
+    """
+    kept: dict[str, list[RowSet]] = {name: [] for name in selectors}
+    sums: dict[str, RowSums] = {}
+    for found in _batches(model, pairs, selectors):
+        for name, rows in found.items():
+            kept[name].append(rows)
+            if name in sums or sum(part.erase.numel() for part in kept[name]) > most:
+                total = sums.setdefault(name, RowSums(rows.erase.shape[1]))
+                for part in kept[name]:
+                    total.add(part.erase, part.anchors, part.weights, part.groups)
+                kept[name] = []
+    return {name: sums[name] if name in sums else RowSet.joined(kept[name]) for name in selectors}
 
 
-Positions = list[tuple[int, int, float]]
-Picker = Callable[[Text, Text, tuple[int, ...], tuple[int, ...]], Positions]
+def _batches(model: EditableModel, pairs: Sequence[Pair], selectors: Mapping[str, str]) -> Iterator[dict[str, RowSet]]:
+    if not pairs:
+        raise BadInput("There is no concept to erase.")
+    for start in range(0, len(pairs), AT_ONCE):
+        part = pairs[start : start + AT_ONCE]
+        texts = encode_texts(model, [t for p in part for t in (p.prompt, p.anchor, p.phrase, p.anchor_phrase)])
+        yield {name: _selected(texts, part, selector) for name, selector in selectors.items()}
 
 
-def _last(old: Text, new: Text, phrase: tuple[int, ...], anchor: tuple[int, ...]) -> Positions:
-    return [(old.last(phrase), new.last(anchor), 1.0)]
+def _selected(texts: Mapping[str, Text], pairs: Sequence[Pair], selector: str) -> RowSet:
+    pick = _pooled if selector == "POOLED" else picker(selector)
+    erase, anchors, weights, groups, places = [], [], [], [], []
+    for number, pair in enumerate(pairs):
+        old, new = texts[pair.prompt], texts[pair.anchor]
+        positions = pick(old, new, content(texts[pair.phrase]), content(texts[pair.anchor_phrase]))
+        befores, afters = [i for i, _, _ in positions], [j for _, j, _ in positions]
+        erase.append(_taken(old, befores, selector))
+        anchors.append(_taken(new, afters, selector))
+        weights += [weight * pair.weight for _, _, weight in positions]
+        groups += [pair.group] * len(positions)
+        places += [(number, i, old.ids[i]) for i in befores]
+    return RowSet(
+        torch.cat(erase),
+        torch.cat(anchors),
+        torch.tensor(weights, dtype=torch.float64),
+        torch.tensor(groups, dtype=torch.long),
+        tuple(pair.prompt for pair in pairs),
+        torch.tensor(places, dtype=torch.long).reshape(-1, 3),
+    )
 
 
-def _last_and_end(old: Text, new: Text, phrase: tuple[int, ...], anchor: tuple[int, ...]) -> Positions:
-    return _last(old, new, phrase, anchor) + _eot(old, new, phrase, anchor)
-
-
-def _tail(old: Text, new: Text, phrase: tuple[int, ...], anchor: tuple[int, ...]) -> Positions:
-    return _aligned(old, old.last(phrase), new, new.last(anchor))
-
-
-def _all(old: Text, new: Text, phrase: tuple[int, ...], anchor: tuple[int, ...]) -> Positions:
-    return _aligned(old, 0, new, 0)
-
-
-def _eot(old: Text, new: Text, phrase: tuple[int, ...], anchor: tuple[int, ...]) -> Positions:
+def _pooled(old: Text, new: Text, *_: object) -> list[tuple[int, int, float]]:
     return [(old.eos, new.eos, 1.0)]
 
 
-def _eot_pads(old: Text, new: Text, phrase: tuple[int, ...], anchor: tuple[int, ...]) -> Positions:
-    """End-of-text once, and the last padding row for all of them: they are nearly copies of each other."""
-    end_old, end_new = len(old.ids) - 1, len(new.ids) - 1
-    pads = end_old - old.eos
-    return [(old.eos, new.eos, 1.0)] + ([(end_old, end_new, float(pads))] if pads else [])
-
-
-def _surrounding(old: Text, new: Text, phrase: tuple[int, ...], anchor: tuple[int, ...]) -> Positions:
-    """All rows but the words that differ: common beginning, then common ending on through the padding."""
-    begin, shared = _common(old.ids[: old.eos], new.ids[: new.eos])
-    return [(i, i, 1.0) for i in range(begin)] + _aligned(old, old.eos - shared, new, new.eos - shared)
-
-
-def _common(old: tuple[int, ...], new: tuple[int, ...]) -> tuple[int, int]:
-    """How many ids two texts share at the beginning, and then at the end."""
-    limit = min(len(old), len(new))
-    begin = 0
-    while begin < limit and old[begin] == new[begin]:
-        begin += 1
-    shared = 0
-    while shared < limit - begin and old[-1 - shared] == new[-1 - shared]:
-        shared += 1
-    return begin, shared
-
-
-def _matched(old: Text, new: Text, phrase: tuple[int, ...], anchor: tuple[int, ...]) -> Positions:
-    """Each row with the row of the same word in the new prompt ("an" is "a"), padding with padding.
-
-    Where the old prompt's words do not all occur in the new one in their order, the words that differ are paired from
-    their last one backwards.
-    """
-    before, after = (tuple(_A if i == _AN and text.lead else i for i in text.ids[: text.eos]) for text in (old, new))
-    last = len(new.ids) - 1
-    words = _in_order(before, after) or _from_the_end(before, after)
-    pads = range(len(old.ids) - len(words))
-    return [(i, j, 1.0) for i, j in enumerate([*words, *(min(new.eos + n, last) for n in pads)])]
-
-
-def _in_order(before: tuple[int, ...], after: tuple[int, ...]) -> list[int]:
-    """Where each id of ``before`` stands in ``after``, in order; empty if one is missing."""
-    found: list[int] = []
-    for token in before:
-        start = found[-1] + 1 if found else 0
-        if token not in after[start:]:
-            return []
-        found.append(after.index(token, start))
-    return found
-
-
-def _from_the_end(before: tuple[int, ...], after: tuple[int, ...]) -> list[int]:
-    begin, _ = _common(before, after)
-    longer = len(after) - len(before)
-    return [i if i < begin else max(i + longer, begin) for i in range(len(before))]
-
-
-def _aligned(old: Text, i: int, new: Text, j: int) -> Positions:
-    return [(i + n, j + n, 1.0) for n in range(min(len(old.ids) - i, len(new.ids) - j))]
-
-
-_PICKERS: dict[str, Picker] = {
-    "LAST": _last,
-    "LAST+EOT": _last_and_end,
-    "TAIL": _tail,
-    "ALL77": _all,
-    "MATCHED": _matched,
-    "SURR": _surrounding,
-    "EOT": _eot,
-    "EOT+PADS": _eot_pads,
-}
-
-
-def _pick(selector: str) -> Picker:
-    if selector not in _PICKERS:
-        raise BadInput(f"Unknown row selector {selector!r}. Known: {', '.join(SELECTORS)}.")
-    return _PICKERS[selector]
+def _taken(text: Text, positions: list[int], selector: str) -> Tensor:
+    if selector != "POOLED":
+        return text.rows[positions]
+    if text.pooled is None:
+        raise BadInput("This model has no pooled text vector; the selector POOLED is for SDXL.")
+    return text.pooled[None].expand(len(positions), -1)

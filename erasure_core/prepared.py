@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .erasure import EmbeddingMap, MapFactor
 from .errors import BadInput, IllConditioned
+from .gramian import gram_of
 from .solver import cholesky
 
 
@@ -33,10 +34,9 @@ class Prepared:
     @cached_property
     def factor(self) -> Tensor:
         """Cholesky factor of ``G0`` [d, d], float64; made at the first use."""
-        rows = self.preserve.double()
-        gram = (rows * self.weights.double()[:, None]).T @ rows
-        gram.diagonal().add_(self.ridge)
-        return cholesky(gram)
+        kept = gram_of(self.preserve.double(), self.weights.double())
+        kept.diagonal().add_(self.ridge)
+        return cholesky(kept)
 
     def factors(self, erase: Tensor, anchors: Tensor, omega: Tensor) -> tuple[Tensor, Tensor]:
         """``D`` [d, m] and ``Y`` [m, d] for rows ``erase`` -> ``anchors`` [m, d] with weights ``omega`` [m] > 0."""

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .compression import compress
 from .erasure import MapFactor
+from .gramian import gram_of
 
 ENOUGH = 2  # equations per unknown, below which any change at all would look like a map
 _SINGULAR = 1e-12  # of the largest eigenvalue of S: directions that no matrix reads
@@ -49,7 +50,7 @@ class SharedMap:
         """One matrix [o, d] and its change, float64."""
         self.rows += len(weight)
         self.energy += float(change.square().sum())
-        self._gram += weight.T @ weight
+        self._gram += gram_of(weight)
         self._cross += weight.T @ change
 
     def __add__(self, other: SharedMap) -> SharedMap:

@@ -9,18 +9,24 @@ Everything is float64 on the processor; ``T`` needs no weight of the model at al
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from .erasure import EmbeddingMap, MapFactor
 from .errors import BadInput, IllConditioned
+from .gramian import gram_of
+
+if TYPE_CHECKING:
+    from .summed import Problem
 
 RIDGE_FLOOR = 1e-6  # times the mean eigenvalue of the Gram matrix
+SMALL_RANK = 8  # terms that a concept has at least a right to
+SHARED = -1  # in the place of a concept's number: a term that belongs to several
 
 
 @dataclass(frozen=True)
@@ -73,12 +79,7 @@ class EditProblem:
                     f"The {name.replace('_', ' ')} must be one number a row, [{count}]; got {tuple(value.shape)}."
                 )
         for name in ("erase", "anchors", "preserve", "erase_weights", "preserve_weights", "preserve_gram"):
-            value = getattr(self, name)
-            if value is not None and not torch.isfinite(value).all():
-                raise IllConditioned(
-                    f"The {name.replace('_', ' ')} hold NaN or infinite values. The text encoder's weights are damaged "
-                    "or overflow in half precision; load an intact checkpoint or encode in float32."
-                )
+            check_finite(name.replace("_", " "), getattr(self, name))
         if not 0 <= self.ridge < math.inf:
             raise BadInput(f"The ridge must be a number of 0 or more, not {self.ridge}.")
         for name in ("erase_weights", "preserve_weights"):
@@ -105,9 +106,28 @@ class EditProblem:
             trace = trace + _wide(self.preserve_gram).trace()
         return max(float(self.ridge), RIDGE_FLOOR * float(trace) / self.width, torch.finfo(torch.float64).tiny)
 
+    @property
+    def energy(self) -> float:
+        """``sum w |c|^2`` over the rows to erase."""
+        return float(self.rows.omega @ self.rows.erase.square().sum(1))
+
+    def heavier(self, factor: float, ridge: float) -> EditProblem:
+        """The same with erased rows that weigh ``factor`` times as much, and another ridge."""
+        weights = torch.ones(len(self.erase)).double() if self.erase_weights is None else self.erase_weights
+        return replace(self, erase_weights=factor * weights, ridge=ridge)
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """How many distinct rows there are to erase and to preserve."""
+        return len(self.rows.erase), len(self.rows.preserve)
+
     def gram(self) -> Tensor:
         """``G`` [d, d]: the ridge plus the weighted outer products of all rows."""
-        total = _gram(self.rows.erase, self.rows.omega) + _gram(self.rows.preserve, self.rows.omega_preserve)
+        return self._gram.clone()
+
+    @cached_property
+    def _gram(self) -> Tensor:
+        total = gram_of(self.rows.erase, self.rows.omega) + gram_of(self.rows.preserve, self.rows.omega_preserve)
         if self.preserve_gram is not None:
             total = total + _wide(self.preserve_gram)
         total.diagonal().add_(self.effective_ridge)
@@ -121,14 +141,20 @@ class EditProblem:
             return empty(self.width, 0), empty(0, self.width)
         primal = self.preserve_gram is not None or len(rows.erase) + len(rows.preserve) >= self.width
         y = self._solve_primal() if primal else self._solve_dual()
-        if not torch.isfinite(y).all():
-            raise IllConditioned("The erasure has no finite solution. Raise the ridge ('lamb') or remove odd rows.")
+        _check_solution(y)
         return (rows.anchors - rows.erase).T, y
 
     def solved(self) -> Solved:
-        """The factors in float64 beside the problem."""
+        """The factors in float64 beside the problem.
+
+        One term a row, or the whole change where :func:`terms_are_shared`, see :func:`whole`.
+        """
+        rows = self.rows
+        if terms_are_shared(len(rows.erase), len(rows.groups.unique()), self.width):
+            pull = ((rows.anchors - rows.erase) * rows.omega[:, None]).T @ rows.erase
+            return Solved(self, *whole(pull, self.gram(), rows.groups))
         up, down = self.factors()
-        return Solved(self, up, down, self.rows.groups)
+        return Solved(self, up, down, rows.groups)
 
     def solve(self) -> EmbeddingMap:
         """The map in float32, rank-one terms in the order of ``rows.groups``."""
@@ -152,10 +178,11 @@ class EditProblem:
 class Solved:
     """A map ``x -> x + D Y x + bias`` that answers ``problem``: ``up`` D [d, r], ``down`` Y [r, d], float64.
 
-    ``groups`` [r]: the concept of each rank-one term. ``bias`` [d] or None. ``notes``: more for the diagnostics.
+    ``groups`` [r]: the concept of each rank-one term, :data:`SHARED` for terms of several. ``bias`` [d] or None.
+    ``notes``: more for the diagnostics.
     """
 
-    problem: EditProblem
+    problem: Problem
     up: Tensor
     down: Tensor
     groups: Tensor
@@ -170,7 +197,32 @@ class Solved:
         """This map applied to what ``inner`` makes: ``T T_i = I + D Y + (T D_i) Y_i``. Both without bias."""
         moved = inner.up + self.up @ (self.down @ inner.up)
         up, down = torch.cat([self.up, moved], dim=1), torch.cat([self.down, inner.down])
-        return Solved(self.problem, up, down, torch.cat([self.groups, inner.groups]), notes=self.notes)
+        groups = torch.cat([self.groups, inner.groups])
+        if len(down) > len(up) and bool((groups == groups[0]).all() | (groups == SHARED).any()):
+            up, down, groups = up @ down, torch.eye(len(up), dtype=torch.float64), _shared(groups, len(up))
+        return Solved(self.problem, up, down, groups, notes=self.notes)
+
+
+def terms_are_shared(rows: int, concepts: int, width: int) -> bool:
+    """Whether a change stays whole: more rows than dimensions, and eight terms for each concept would be, too."""
+    return rows > width and concepts * SMALL_RANK > width
+
+
+def whole(pull: Tensor, gram: Tensor, groups: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """``X G^-1`` [d, d] as ``up``, the unit matrix as ``down``, and the concepts of the d terms.
+
+    ``pull`` X = sum w (a - c) c^T and ``gram`` G, both [d, d]: the same map as that of all rows' terms, which are more
+    than can be independent. ``groups``: the concepts of the rows.
+    """
+    up = torch.cholesky_solve(pull.T, cholesky(gram)).T
+    _check_solution(up)
+    return up, torch.eye(len(up), dtype=torch.float64), _shared(groups, len(up))
+
+
+def _shared(groups: Tensor, terms: int) -> Tensor:
+    """One concept's terms are its own, those of several are nobody's."""
+    one = bool((groups == groups[0]).all())
+    return torch.full((terms,), int(groups[0]) if one else SHARED)
 
 
 @dataclass(frozen=True)
@@ -187,35 +239,68 @@ class SortedRows:
     @classmethod
     def of(cls, problem: EditProblem) -> SortedRows:
         """Sort and merge; merged rows keep the smallest group."""
-        c, a = _wide(problem.erase), _wide(problem.anchors)
+        c, a = problem.erase.detach().cpu(), problem.anchors.detach().cpu()
         omega = torch.ones(len(c)).double() if problem.erase_weights is None else _wide(problem.erase_weights)
         groups = torch.zeros(len(c), dtype=torch.long) if problem.groups is None else problem.groups.long()
-        pairs, omega, groups = _merged(torch.cat([c, a], dim=1), omega, groups)
-        p = c[:0] if problem.preserve is None else _wide(problem.preserve)
+        (c, a), omega, groups = _merged((c, a), omega, groups)
+        p = c[:0] if problem.preserve is None else problem.preserve.detach().cpu()
         kept = torch.ones(len(p)).double() if problem.preserve_weights is None else _wide(problem.preserve_weights)
-        p, kept, _ = _merged(p, kept, torch.zeros(len(p), dtype=torch.long))
-        return cls(pairs[:, : problem.width], pairs[:, problem.width :], omega, groups, p, kept)
+        (p,), kept, _ = _merged((p,), kept, torch.zeros(len(p), dtype=torch.long))
+        return cls(c, a, omega, groups, p, kept)
 
 
 def _wide(tensor: Tensor) -> Tensor:
     return tensor.detach().to("cpu", torch.float64)
 
 
-def _merged(rows: Tensor, weights: Tensor, groups: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Distinct rows in lexicographic order, weights of equal rows added in ascending order, zero weights dropped."""
+def _merged(parts: tuple[Tensor, ...], weights: Tensor, groups: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
+    """Distinct rows in lexicographic order, weights of equal rows added in ascending order, zero weights dropped.
+
+    ``parts``: matrices [n, d] side by side, of which a row has one row each. Returned in float64.
+    """
     order = torch.argsort(weights, stable=True)  # adding equal rows' weights must not depend on the input order
     order = order[weights[order] > 0]
-    rows, weights, groups = rows[order], weights[order], groups[order]
-    if len(rows) == 0:
-        return rows, weights, groups
-    distinct, index = torch.unique(rows + 0.0, dim=0, return_inverse=True)  # + 0.0 turns -0 into 0
-    total = torch.zeros(len(distinct)).double().index_add_(0, index, weights)
-    first = torch.full((len(distinct),), int(groups.max())).scatter_reduce(0, index, groups, "amin")
-    return distinct, total, first
+    first, index = _distinct([part[order] for part in parts]) if len(order) else (order, order)
+    total = torch.zeros(len(first)).double().index_add_(0, index, weights[order])
+    owners = groups[order[first]].scatter_reduce(0, index, groups[order], "amin")
+    return [_wide(part[order[first]]) + 0.0 for part in parts], total, owners  # + 0.0 turns -0 into 0
 
 
-def _gram(rows: Tensor, weights: Tensor) -> Tensor:
-    return (rows * weights[:, None]).T @ rows
+def _distinct(parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Where the distinct rows stand, in lexicographic order, and which of them each row is.
+
+    Most rows differ in their first number, so only those that share it are compared as a whole.
+    """
+    key = parts[0][:, 0] + 0.0
+    order = torch.argsort(key, stable=True)
+    tied = key[order][1:] == key[order][:-1]
+    rank = torch.zeros_like(order)
+    if tied.any():
+        edge = tied.new_zeros(1)
+        alike = order[torch.cat([tied, edge]) | torch.cat([edge, tied])]
+        rest = torch.cat([part[alike] for part in parts], dim=1) + 0.0
+        rank[alike] = torch.unique(rest, dim=0, return_inverse=True)[1]
+        order = torch.argsort(rank, stable=True)
+        order = order[torch.argsort(key[order], stable=True)]
+    new = (key[order][1:] != key[order][:-1]) | (rank[order][1:] != rank[order][:-1])
+    new = torch.cat([new.new_ones(1), new])
+    index = torch.empty_like(order)
+    index[order] = new.cumsum(0) - 1
+    return order[new], index
+
+
+def check_finite(what: str, value: Tensor | None) -> None:
+    """Raise IllConditioned if ``value`` holds a number that is none."""
+    if value is not None and not torch.isfinite(value.sum(dtype=torch.float64)):  # one is enough to spoil the sum
+        raise IllConditioned(
+            f"The {what} hold NaN or infinite values. The text encoder's weights are damaged "
+            "or overflow in half precision; load an intact checkpoint or encode in float32."
+        )
+
+
+def _check_solution(found: Tensor) -> None:
+    if not torch.isfinite(found).all():
+        raise IllConditioned("The erasure has no finite solution. Raise the ridge ('lamb') or remove odd rows.")
 
 
 def cholesky(matrix: Tensor, option: str = "lamb") -> Tensor:

@@ -7,8 +7,8 @@ import uce_reference
 from closed_form_support import assert_edited, matrices, same, single_precision_tolerance
 
 from erasure_core import BadInput, erase
-from erasure_core.closed_form.build import text_metric
 from erasure_core.closed_form.rece import Settings, deriving
+from erasure_core.closed_form.terms import text_metric
 from erasure_core.compression import output_metric
 from erasure_core.solver import EditProblem, Solved
 

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..concepts import Concept, ConceptSet
-from ..embeddings import Pair, RowSet, select_pairs, select_rows
+from ..embeddings import Pair, RowSet, gather
 from ..erasure import POOLED_SPACE, Erasure, WeightDelta
 from ..errors import BadInput
 from ..models import EditableModel
 from ..options import flag, number
-from ..solver import EditProblem, Solved
+from ..solver import Solved
+from ..summed import Problem, problem_of
+from ..sums import RowSums
 from ..templates import fill, sentences
 from .build import concept_entries, finish
 
+MOST = 2**26  # numbers of rows kept as they are, half a GB in float64; of more only sums are kept
 PROTECT = 10.0  # weight of empty prompt and start token, times the mean weight of an erased row
 Templates = Callable[[Concept], tuple[str, ...]]
 
@@ -48,6 +52,7 @@ class Job:
     settings: Shared
     parity: bool
     neutrals: Mapping[str, str]
+    _found: dict[Any, Mapping[str, RowSet | RowSums]] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def of(
@@ -99,34 +104,56 @@ class Job:
         ]
 
     def rows(self, space: str, pairs: Sequence[Pair], selector: str) -> RowSet:
-        """Rows to move in ``space``; the pooled space has one per prompt."""
-        return select_pairs(self.model, pairs, "POOLED" if space == POOLED_SPACE else selector)
+        """Rows to move in ``space``, however many; the pooled space has one per prompt."""
+        found = self._gathered(space, pairs, selector, sys.maxsize)
+        assert isinstance(found, RowSet)
+        return found
+
+    def gathered(self, space: str, pairs: Sequence[Pair], selector: str) -> RowSet | RowSums:
+        """:meth:`rows`, or their sums where they are too many to be kept."""
+        return self._gathered(space, pairs, selector, MOST)
+
+    def _gathered(self, space: str, pairs: Sequence[Pair], selector: str, most: int) -> RowSet | RowSums:
+        """Those of all spaces are gathered at once, because every text has to be encoded for it."""
+        key = (tuple(pairs), selector, most)
+        if key not in self._found:
+            each = {own: "POOLED" if own == POOLED_SPACE else selector for own in self.spaces}
+            self._found[key] = gather(self.model, pairs, each, most)
+        return self._found[key][space]
+
+    def kept_rows(self, space: str, phrases: Sequence[str], selector: str) -> Tensor:
+        """Rows [p, d] of phrases that stay as they are."""
+        return self.rows(space, [Pair(phrase, phrase) for phrase in sorted(set(phrases))], selector).erase
 
     def problem(
-        self, space: str, rows: RowSet, lamb: float, selector: str, protect: float = PROTECT, keep: float = 1.0
-    ) -> EditProblem:
+        self,
+        space: str,
+        rows: RowSet | RowSums,
+        lamb: float,
+        selector: str,
+        protect: float = PROTECT,
+        keep: float = 1.0,
+    ) -> Problem:
         """Our usual problem: relative ridge; empty prompt and start token protected; kept phrases with weight ``keep``.
 
         ``selector``: which rows of the kept phrases.
         """
-        preserve, weights = self.protected(space, selector, protect * float(rows.weights.mean()), keep)
-        ridge = lamb * mean_square(rows.erase)
-        return EditProblem(rows.erase, rows.anchors, preserve, ridge, rows.weights, weights, rows.groups, space)
+        preserve, weights = self.protected(space, selector, protect * rows.mean_weight, keep)
+        return problem_of(rows, lamb * rows.mean_square, space, preserve, weights)
 
     def protected(self, space: str, selector: str, empty_weight: float, keep: float) -> tuple[Tensor, Tensor]:
         """Rows that must stay and their weights: the kept phrases', and the empty prompt's, which share its weight."""
-        pooled = space == POOLED_SPACE
-        empty = select_rows(self.model, [""], "POOLED" if pooled else "ALL77")
+        empty = self.kept_rows(space, [""], "ALL77")
         weights = torch.full((len(empty),), empty_weight / len(empty)).double()
         if not self.kept:
             return empty, weights
-        stay = select_rows(self.model, self.kept, "POOLED" if pooled else selector)
+        stay = self.kept_rows(space, self.kept, selector)
         return torch.cat([stay, empty]), torch.cat([torch.full((len(stay),), keep).double(), weights])
 
     def finish(
         self,
         name: str,
-        problems: Mapping[str, EditProblem | Solved],
+        problems: Mapping[str, Problem | Solved],
         anchors: Sequence[str],
         selection: str,
         templates: Templates,
@@ -158,8 +185,3 @@ class Job:
 def our_sentences(concept: Concept) -> tuple[str, ...]:
     """Our sentences for the concept's kind."""
     return sentences(concept.kind)
-
-
-def mean_square(rows: Tensor) -> float:
-    """Mean |row|^2 / width: the unit of our ridges, about 1 on Stable Diffusion 1."""
-    return float(rows.double().square().sum(1).mean()) / rows.shape[1]

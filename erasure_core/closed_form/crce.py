@@ -16,14 +16,14 @@ from typing import Any
 import torch
 
 from ..concepts import Concept, ConceptSet
-from ..embeddings import Pair, select_rows
-from ..erasure import POOLED_SPACE, Erasure
+from ..embeddings import Pair
+from ..erasure import Erasure
 from ..models import EditableModel
 from ..options import flag, number, table
-from ..solver import EditProblem
+from ..summed import Problem, problem_of
 from ..tables import read_table
 from ..templates import BARE
-from .common import PROTECT, Job, Shared, mean_square, our_sentences
+from .common import PROTECT, Job, Shared, our_sentences
 from .coreference import Names, names_of
 
 NAME = "crce"
@@ -80,23 +80,18 @@ def run(
     return replace(made, gate=_gate(made, names))
 
 
-def _problem(
-    job: Job, settings: Settings, space: str, pairs: list[Pair], names: list[Names], selector: str
-) -> EditProblem:
-    rows = job.rows(space, pairs, selector)
-    ridge = settings.lamb * (1.0 if job.parity else mean_square(rows.erase))
-    protect = settings.protect * float(rows.weights.mean())
+def _problem(job: Job, settings: Settings, space: str, pairs: list[Pair], names: list[Names], selector: str) -> Problem:
+    rows = job.gathered(space, pairs, selector)
+    ridge = settings.lamb * (1.0 if job.parity else rows.mean_square)
+    protect = settings.protect * rows.mean_weight
     stay, weights = job.protected(space, selector, protect, settings.preserve_scale)
-    parts, scales = [stay], [weights]
-    chosen = "POOLED" if space == POOLED_SPACE else selector
-    for own in names:
-        for name, certainty in own.retains.items():
-            found = select_rows(job.model, [name], chosen)
-            parts.append(found)
-            scales.append(torch.full((len(found),), settings.beta * certainty, dtype=torch.float64))
-    return EditProblem(
-        rows.erase, rows.anchors, torch.cat(parts), ridge, rows.weights, torch.cat(scales), rows.groups, space
-    )
+    retains = [
+        Pair(name, name, weight=settings.beta * certainty) for own in names for name, certainty in own.retains.items()
+    ]
+    if retains:
+        found = job.rows(space, retains, selector)
+        stay, weights = torch.cat([stay, found.erase]), torch.cat([weights, found.weights])
+    return problem_of(rows, ridge, space, stay, weights)
 
 
 def _gate(made: Erasure, names: list[Names]) -> dict[str, list[str]]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..embeddings import select_rows
 from ..erasure import POOLED_SPACE
+from ..gramian import gram_of
 from ..models import EditableModel
 from ..probe import PROMPTS
 
@@ -34,7 +35,7 @@ def caption_gram(model: EditableModel, space: str, captions: Sequence[str], sele
         total = torch.zeros(model.spaces[space], model.spaces[space], dtype=torch.float64)
         for start in range(0, len(texts), BATCH):
             rows = select_rows(model, texts[start : start + BATCH], chosen).double()
-            total += rows.T @ rows
+            total += gram_of(rows)
         _CACHE[key] = total
     _CACHE.move_to_end(key)
     while len(_CACHE) > _KEPT:

@@ -19,6 +19,7 @@ from ..concepts import ConceptSet
 from ..embeddings import select_rows
 from ..erasure import POOLED_SPACE, Erasure
 from ..errors import BadInput
+from ..gramian import gram_of
 from ..models import EditableModel
 from ..options import choice, flag, number
 from ..solver import Solved
@@ -76,7 +77,7 @@ class Labelled:
         """
         count, width = self.x.shape
         centred = self.x - self.mean
-        total = centred.T @ centred
+        total = gram_of(centred)
         if not shrinkage:
             return total / (count - 1)
         sample = total / count

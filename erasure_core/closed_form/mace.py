@@ -7,6 +7,7 @@ enters as one Gram matrix of captions. MACE then trains a LoRA per concept and f
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -15,7 +16,9 @@ from ..embeddings import Pair, RowSet
 from ..erasure import POOLED_SPACE, Erasure
 from ..models import EditableModel
 from ..options import number
-from ..solver import EditProblem, Solved
+from ..solver import Solved
+from ..summed import Problem, problem_of
+from ..sums import RowSums
 from ..templates import contexts
 from .common import PROTECT, Job, Shared
 from .gram import caption_gram
@@ -33,6 +36,7 @@ the bundled model a circle is still drawn in 21 of 32 pictures, a star in 1, red
 concept; fusion.fuse joins such LoRAs, or any others, on top of this refinement.
 """
 SELECTION = "SURR"
+JUDGED = 512
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ def run(
     problem = _official if parity else _ours
     solved = {}
     for space in job.spaces:
-        answer = problem(job, settings, space, job.rows(space, pairs, SELECTION)).solved()
+        answer = problem(job, settings, space, job.gathered(space, pairs, SELECTION)).solved()
         solved[space] = _with_subject_drift(job, answer, space, pairs)
     return job.finish(NAME, solved, anchors, SELECTION, _contexts)
 
@@ -75,7 +79,7 @@ def _contexts(concept: Concept) -> tuple[str, ...]:
     return contexts(concept.kind)
 
 
-def _official(job: Job, settings: Settings, space: str, rows: RowSet) -> EditProblem:
+def _official(job: Job, settings: Settings, space: str, rows: RowSet | RowSums) -> Problem:
     """The published weights; the preserve scale counts twice, as in the code. Kinds of the first concept decide."""
     lamb, scale, weight = (
         official if given is None else given
@@ -86,10 +90,10 @@ def _official(job: Job, settings: Settings, space: str, rows: RowSet) -> EditPro
         )
     )
     gram = scale**2 * weight * caption_gram(job.model, space, job.kept) if job.kept else None
-    return EditProblem(rows.erase, rows.anchors, None, lamb, rows.weights, None, rows.groups, space, preserve_gram=gram)
+    return problem_of(rows, lamb, space, preserve_gram=gram)
 
 
-def _ours(job: Job, settings: Settings, space: str, rows: RowSet) -> EditProblem:
+def _ours(job: Job, settings: Settings, space: str, rows: RowSet | RowSums) -> Problem:
     """The empty prompt protected as in uce, the kept phrases as one Gram matrix."""
     lamb = 0.5 if settings.lamb is None else settings.lamb
     keep = 1.0 if settings.preserve_scale is None else settings.preserve_scale
@@ -98,9 +102,12 @@ def _ours(job: Job, settings: Settings, space: str, rows: RowSet) -> EditProblem
 
 
 def _with_subject_drift(job: Job, answer: Solved, space: str, pairs: Sequence[Pair]) -> Solved:
-    """Notes how far the concept's own last words, which should stay, are moved: mean |T c - c| / |c|."""
+    """Notes how far the concept's own last words, which should stay, are moved: mean |T c - c| / |c|.
+
+    Of more than :data:`JUDGED` sentences an evenly spaced part is judged, each of which has to be encoded again.
+    """
     if space == POOLED_SPACE:
         return answer
-    own = job.rows(space, pairs, "LAST").erase.double()
+    own = job.rows(space, pairs[:: math.ceil(len(pairs) / JUDGED)], "LAST").erase.double()
     moved = (own @ answer.down.T @ answer.up.T).norm(dim=1) / own.norm(dim=1)
     return replace(answer, notes={"subject_drift": float(f"{float(moved.mean()):.3g}")})

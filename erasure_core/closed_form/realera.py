@@ -16,12 +16,14 @@ from typing import Any
 import torch
 
 from ..concepts import Concept, ConceptSet
-from ..embeddings import Pair, RowSet, select_rows
-from ..erasure import POOLED_SPACE, Erasure
+from ..embeddings import Pair, RowSet
+from ..erasure import Erasure
 from ..errors import BadInput
 from ..models import EditableModel
 from ..options import choice, flag, number, table
 from ..solver import EditProblem
+from ..summed import Problem, problem_of
+from ..sums import RowSums
 from ..tables import read_table
 from ..templates import BARE
 from .common import PROTECT, Job, Shared, our_sentences
@@ -87,8 +89,9 @@ def run(
     more = moments(settings.low, settings.high)[1] * settings.neighbour_scale if "along" in kinds else 0.0
     solved = {}
     for space in job.spaces:
-        plain = _plain(job, settings, space, job.rows(space, pairs, selector), selector)
         whole = kinds == "whole"
+        rows = job.rows(space, pairs, selector) if whole else job.gathered(space, pairs, selector)
+        plain = _plain(job, settings, space, rows, selector)
         problem = _whole(plain, settings) if whole else _along(plain, more, settings)
         solved[space] = replace(problem.solved(), problem=plain)
     made = job.finish(NAME, solved, anchors, selector, sentences)
@@ -130,28 +133,23 @@ def _like_aliases(
     return pairs
 
 
-def _plain(job: Job, settings: Settings, space: str, rows: RowSet, selector: str) -> EditProblem:
+def _plain(job: Job, settings: Settings, space: str, rows: RowSet | RowSums, selector: str) -> Problem:
     """The problem without neighbours; with parity absolute, without protection."""
     if not job.parity:
         return job.problem(space, rows, settings.lamb, selector, settings.protect, settings.preserve_scale)
-    kept = select_rows(job.model, job.kept, "POOLED" if space == POOLED_SPACE else selector) if job.kept else None
+    kept = job.kept_rows(space, job.kept, selector) if job.kept else None
     weights = None if kept is None else torch.full((len(kept),), settings.preserve_scale, dtype=torch.float64)
-    return EditProblem(rows.erase, rows.anchors, kept, settings.lamb, rows.weights, weights, rows.groups, space)
+    return problem_of(rows, settings.lamb, space, kept, weights)
 
 
-def _along(plain: EditProblem, more: float, settings: Settings) -> EditProblem:
+def _along(plain: Problem, more: float, settings: Settings) -> Problem:
     """The neighbours' part along each row, which makes it weigh ``more``; the rows beyond as so much more ridge."""
-    rows = plain.rows
     across = 1 - moments(0.0, settings.low)[1]
-    energy = float(rows.omega @ rows.erase.square().sum(1))
-    beyond = settings.beyond_scale * energy * across / (plain.width - 1)
-    return EditProblem(
-        rows.erase, rows.anchors, plain.preserve, plain.ridge + beyond, (1 + more) * rows.omega,
-        plain.preserve_weights, rows.groups, plain.space,
-    )  # fmt: skip
+    beyond = settings.beyond_scale * plain.energy * across / (plain.width - 1)
+    return plain.heavier(1 + more, plain.ridge + beyond)
 
 
-def _whole(plain: EditProblem, settings: Settings) -> EditProblem:
+def _whole(plain: Problem, settings: Settings) -> EditProblem:
     """All neighbours and all rows beyond, as few rows that have the same sums.
 
     With m = E[cos t] and q = E[cos^2 t], ``|W' x - W a|^2`` is ``|W' m e - W a|^2 + |W' (x - m e)|^2`` on average: the

@@ -10,21 +10,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..concepts import Concept, ConceptSet
 from ..diagnostics import diagnose
-from ..embeddings import RowSet, select_rows
-from ..erasure import POOLED_SPACE, Erasure
+from ..embeddings import RowSet
+from ..erasure import Erasure
 from ..models import EditableModel
 from ..options import choice, number
-from ..solver import EditProblem, Solved, cholesky
+from ..solver import Solved, cholesky, terms_are_shared
+from ..summed import Problem, problem_of
+from ..sums import RowSums
 from ..templates import BARE
 from . import uce
-from .build import text_metric
-from .common import PROTECT, Job, Shared, mean_square
+from .common import PROTECT, Job, Shared
+from .terms import text_metric
 
 NAME = "rece"
 SUMMARY = "uce, then again and again on the texts that still bring the concept back; for stubborn concepts and attacks."
@@ -85,22 +88,38 @@ class _Rounds:
     settings: Settings
     start: uce.UceRows
 
-    def run(self, space: str, first: EditProblem, anchors: Sequence[str]) -> Solved:
+    def run(self, space: str, first: Problem, anchors: Sequence[str]) -> Solved:
         """UCE's map, then one step per epoch: ``T_k+1 = T_k U_k``."""
-        rows = self.job.rows(space, self.job.pairs(anchors, lambda _: BARE, self.settings.erase_scale), SELECTION)
+        rows = self._rows(space, anchors)
         metric, source = text_metric(self.job.model, space)
-        preserve, weights = self._preserved(space, rows)
+        preserve, weights = self._preserved(space, rows.mean_weight)
         ridge, start = self._ridge(rows), first.solved()
+        if isinstance(rows, RowSums):
+            kept = RowSums.of(preserve, preserve, weights, torch.zeros(len(preserve), dtype=torch.long)).old
 
-        def step(derived: Tensor) -> EditProblem:
-            return EditProblem(derived, rows.anchors, preserve, ridge, rows.weights, weights, rows.groups, space)
+            def step(derived: Any) -> Problem:
+                return problem_of(derived, ridge, space, preserve_gram=kept)
+        else:
+            one = problem_of(rows, ridge, space, preserve, weights)
 
-        done, lengths = rounds(
-            start, metric, rows.erase, rows.anchors, step, self._epochs, self._reg(metric), self.settings
-        )
+            def step(derived: Any) -> Problem:
+                return replace(one, erase=derived)
+
+        texts = rows if isinstance(rows, RowSums) else (rows.erase, rows.anchors)
+        done, lengths = rounds(start, metric, texts, step, self._epochs, self._reg(metric), self.settings)
         # later rounds move the concept on past its anchor, so how far it came is told of the first map
         reached = diagnose(first, start.down, start.up)["residual"]
         return replace(done, notes={"residual": reached, "derived_length": lengths, "outputs_of": source})
+
+    def _rows(self, space: str, anchors: Sequence[str]) -> RowSet | RowSums:
+        """All rows of the concepts, or where sums will do, which are cheaper, their sums."""
+        pairs = self.job.pairs(anchors, lambda _: BARE, self.settings.erase_scale)
+        if self.settings.variant == "standardreg":  # the only one in which the anchors derive, too
+            return self.job.rows(space, pairs, SELECTION)
+        rows = self.job.gathered(space, pairs, SELECTION)
+        if isinstance(rows, RowSet) and terms_are_shared(len(rows), len(self.job.concepts), rows.erase.shape[1]):
+            return RowSums.of(rows.erase, rows.anchors, rows.weights, rows.groups)
+        return rows
 
     @property
     def _unsafe(self) -> bool:
@@ -120,21 +139,21 @@ class _Rounds:
             return self.settings.reg
         return 0.1 if self._unsafe else 1e-3
 
-    def _ridge(self, rows: RowSet) -> float:
+    def _ridge(self, rows: RowSet | RowSums) -> float:
         lamb = self.settings.lamb
         if self.job.parity:
             return 0.1 if lamb is None else lamb
-        return (0.5 if lamb is None else lamb) * mean_square(rows.erase)
+        return (0.5 if lamb is None else lamb) * rows.mean_square
 
-    def _preserved(self, space: str, rows: RowSet) -> tuple[Tensor, Tensor]:
+    def _preserved(self, space: str, mean_weight: float) -> tuple[Tensor, Tensor]:
         keep = self.settings.preserve_scale
         if not self.job.parity:
-            weight = self.settings.protect * float(rows.weights.mean())
+            weight = self.settings.protect * mean_weight
             return self.job.protected(space, SELECTION, weight, 1.0 if keep is None else keep)
         texts = ("", *self.job.kept)
         if self._unsafe:  # the script takes one blank per concept unless phrases are given
             texts = self.job.kept or ("",) * len(self.job.concepts)
-        found = select_rows(self.job.model, texts, "POOLED" if space == POOLED_SPACE else SELECTION)
+        found = self.job.kept_rows(space, texts, SELECTION)
         weight = (0.1 if keep is None else keep) * len(texts) / len(set(texts))
         return found, torch.full((len(found),), weight).double()
 
@@ -142,22 +161,29 @@ class _Rounds:
 def rounds(
     start: Solved,
     metric: Tensor,
-    erase: Tensor,
-    anchors: Tensor,
-    step: Callable[[Tensor], EditProblem],
+    texts: RowSums | tuple[Tensor, Tensor],
+    step: Callable[[Any], Problem],
     epochs: int,
     reg: float,
     settings: Settings,
 ) -> tuple[Solved, list[float]]:
     """The map after all epochs, and how long derived texts were as a multiple of real ones.
 
-    ``erase`` and ``anchors`` [m, d]; ``metric`` S [d, d]; ``step``: derived texts -> the problem that erases them.
+    ``texts``: rows to erase and their anchors, [m, d] each, or their sums; ``metric`` S [d, d]; ``step``: derived rows
+    or sums -> the problem that erases them.
     """
-    erase, anchors = erase.double(), anchors.double()
     current, lengths = start, []
     for _ in range(epochs):
-        derived = deriving(current, metric, reg, settings)(erase, anchors)
-        lengths.append(float(f"{float(derived.norm() / erase.norm()):.3g}"))
+        find = deriving(current, metric, reg, settings)
+        derived: Any
+        if isinstance(texts, RowSums):
+            unit = torch.eye(len(metric), dtype=torch.float64)
+            derived = texts.mapped(find(unit, unit))
+            length = float(derived.old.trace() / texts.old.trace()) ** 0.5
+        else:
+            derived = find(texts[0].double(), texts[1].double())
+            length = float(derived.norm() / texts[0].double().norm())
+        lengths.append(float(f"{length:.3g}"))
         current = current.after(step(derived).solved())
     return current, lengths
 
@@ -165,15 +191,20 @@ def rounds(
 def deriving(current: Solved, metric: Tensor, reg: float, settings: Settings) -> Callable[[Tensor, Tensor], Tensor]:
     """Rows [m, d] and anchors -> texts [m, d] that the edited model reads as the original reads the rows.
 
-    ``current`` T_k and ``metric`` S [d, d]. One factorisation for all concepts of an epoch, and with T_k = I + D Y no
-    product of full matrices. standardreg: ``r |c' - a|^2`` with a the anchor of the UCE start; surrogatereg:
-    ``r sum |W_k (c' - c)|^2``, ``r |c' - c|^2`` or both.
+    ``current`` T_k and ``metric`` S [d, d]. One factorisation for all concepts of an epoch. standardreg:
+    ``r |c' - a|^2`` with a the anchor of the UCE start; surrogatereg: ``r sum |W_k (c' - c)|^2``, ``r |c' - c|^2`` or
+    both.
     """
     variant, item = settings.variant, settings.reg_item
     up, down = current.up, current.down
-    seen = metric @ up  # S D
-    change = seen @ down  # S (T_k - I)
-    edited = metric + change + change.T + down.T @ (up.T @ seen) @ down  # sum W_k^T W_k
+    if 2 * len(down) > len(up):  # then T_k - I as a full matrix is the smaller one
+        full = up @ down
+        change = metric @ full
+        twice = full.T @ change
+    else:
+        change = (metric @ up) @ down  # S (T_k - I)
+        twice = down.T @ (up.T @ change)
+    edited, seen = metric + change + change.T + twice, metric + change  # sum of W_k^T W_k, of W^T W_k
     as_outputs = reg if variant == "surrogatereg" and item != "2nd" else 0.0
     as_texts = reg if variant != "surrogatereg" or item != "1st" else 0.0
     left = (1 + as_outputs) * edited
@@ -181,8 +212,9 @@ def deriving(current: Solved, metric: Tensor, reg: float, settings: Settings) ->
     root = cholesky(left, "reg")
 
     def find(rows: Tensor, anchors: Tensor) -> Tensor:
-        original = rows @ metric
-        right = original + (original @ up) @ down + as_outputs * rows @ edited  # the sum is over W_k^T W c
+        right = rows @ seen
+        if as_outputs:
+            right = right + as_outputs * rows @ edited
         if variant != "regzero":
             right = right + as_texts * (anchors if variant == "standardreg" else rows)
         return torch.cholesky_solve(right.T, root).T

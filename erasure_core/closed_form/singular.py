@@ -30,9 +30,10 @@ from torch import Tensor
 from ..diagnostics import diagnose
 from ..erasure import EmbeddingMap, Erasure, MapFactor
 from ..errors import BadInput
+from ..gramian import gram_of
 from ..solver import EditProblem, cholesky
-from .build import text_metric
 from .common import Job, our_sentences
+from .terms import text_metric
 
 RIDGE = 100.0  # in units of the rows' mean square per dimension
 UNREAD = 1e-4  # of the metric's mean eigenvalue
@@ -48,7 +49,7 @@ def projector(problem: EditProblem, directions: int, metric: Tensor) -> tuple[Te
     rows = problem.rows
     staying = torch.cat([rows.anchors, rows.preserve])
     weights = torch.cat([rows.omega, rows.omega_preserve])
-    noise = (staying * weights[:, None]).T @ staying + problem.effective_ridge * _room(metric)
+    noise = gram_of(staying, weights) + problem.effective_ridge * _room(metric)
     root = cholesky(noise)
     found, owners = [], []
     for owner in rows.groups.unique().tolist():
@@ -86,6 +87,7 @@ def make_singular(job: Job, erasure: Erasure, directions: int) -> Erasure:
     maps, diagnostics, owners = {}, dict(erasure.diagnostics), dict(erasure.recipe["rows"])
     for space, emap in erasure.maps.items():
         problem = job.problem(space, job.rows(space, pairs, SELECTOR), RIDGE, SELECTOR)
+        assert isinstance(problem, EditProblem)
         metric, source = text_metric(job.model, space, erasure.applies)
         u, v, mine = projector(problem, directions, metric)
         factor = MapFactor(v.float().contiguous(), -u.float().contiguous())

@@ -17,17 +17,18 @@ from torch import Tensor
 from ..compression import compress
 from ..concepts import Concept, ConceptSet
 from ..diagnostics import diagnose
-from ..embeddings import Pair, RowSet, select_pairs
+from ..embeddings import Pair, RowSet, mean_square, select_pairs
 from ..erasure import POOLED_SPACE, Erasure, WeightDelta, cross_attention_names
+from ..gramian import gram_of
 from ..models import EditableModel
 from ..options import choice, flag, number, text
 from ..prompts import START
-from ..solver import EditProblem, Solved
+from ..solver import SMALL_RANK, EditProblem, Solved
 from ..templates import BARE
-from .build import SMALL_RANK, text_metric
-from .common import Job, Shared, mean_square, our_sentences
+from .common import Job, Shared, our_sentences
 from .null_space import Inside, NullSpaceEdit
 from .subspace import check_feasible, cluster_centres, weakest_direction
+from .terms import text_metric
 
 NAME = "speed"
 SUMMARY = "Erases without touching what is listed as kept: for long lists of phrases that must stay."
@@ -182,9 +183,7 @@ def _pairs(model: EditableModel, pairs: Sequence[Pair], selector: str) -> RowSet
     if selector != "ALL76":
         return select_pairs(model, pairs, selector)
     rows = select_pairs(model, pairs, "ALL77")
-    stay = torch.tensor([origin.token != START for origin in rows.origins])
-    origins = tuple(origin for origin in rows.origins if origin.token != START)
-    return RowSet(rows.erase[stay], rows.anchors[stay], rows.weights[stay], rows.groups[stay], origins)
+    return rows.take(rows.places[:, 2] != START)
 
 
 def _rows(model: EditableModel, phrases: Sequence[str], selector: str) -> Tensor:
@@ -214,7 +213,7 @@ def _layer_by_layer(
     weights, insides, deltas = model.weights(), [], {}
     for layer, name in enumerate(cross_attention_names(weights, applies)):
         weight = weights[name].double()
-        gram = weight.T @ weight
+        gram = gram_of(weight)
         inside = edit.inside(gram, weakest_direction(gram, min(weight.shape)), layer)
         up, down = inside.problem.factors()
         if not exact and len(down) > SMALL_RANK:

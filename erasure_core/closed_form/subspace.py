@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import IllConditioned
+from ..gramian import gram_of
 
 LEAST_CAPTURED = 0.01
 _NUMERICAL = 1e-9  # relative length below which a direction counts as left out already
@@ -26,9 +27,9 @@ def occupied(rows: Tensor, weights: Tensor, threshold: float) -> Tensor:
     """
     scaled = rows * weights.sqrt()[:, None]
     if len(rows) >= rows.shape[1]:
-        values, vectors = torch.linalg.eigh(scaled.T @ scaled)
+        values, vectors = torch.linalg.eigh(gram_of(scaled))
         return vectors[:, values >= threshold]
-    values, mixes = torch.linalg.eigh(scaled @ scaled.T)  # the same eigenvalues from the smaller Gram matrix
+    values, mixes = torch.linalg.eigh(gram_of(scaled.T))  # the same eigenvalues from the smaller Gram matrix
     large = values >= max(threshold, 1e-12 * float(values.max()) if len(values) else 0.0)
     return torch.linalg.qr(scaled.T @ (mixes[:, large] / values[large].sqrt())).Q
 

@@ -13,7 +13,7 @@ from ..concepts import Concept, ConceptSet
 from ..erasure import Erasure
 from ..models import EditableModel
 from ..options import flag, number
-from ..solver import EditProblem
+from ..summed import Problem, problem_of
 from ..templates import BARE
 from .common import PROTECT, Job, Shared, our_sentences
 
@@ -58,12 +58,12 @@ def run(
         return AUGMENTED if parity else our_sentences(concept)
 
     pairs = job.pairs(anchors, templates)
-    problems = {}
+    problems: dict[str, Problem] = {}
     for space in job.spaces:
-        rows = job.rows(space, pairs, "MATCHED")
+        rows = job.gathered(space, pairs, "MATCHED")
         if parity:
             lamb = 0.1 if settings.lamb is None else settings.lamb
-            problems[space] = EditProblem(rows.erase, rows.anchors, None, lamb, rows.weights, None, rows.groups, space)
+            problems[space] = problem_of(rows, lamb, space)
         else:
             lamb = 0.5 if settings.lamb is None else settings.lamb
             problems[space] = job.problem(space, rows, lamb, "ALL77", settings.protect, settings.preserve_scale)

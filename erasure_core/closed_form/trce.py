@@ -13,11 +13,12 @@ from dataclasses import dataclass
 import torch
 
 from ..concepts import Concept, ConceptSet
-from ..embeddings import Origin, Pair, RowSet, Text, encode_texts
+from ..embeddings import Pair, RowSet, Text, encode_texts
 from ..erasure import POOLED_SPACE, Erasure
 from ..models import EditableModel
 from ..options import choice, number
 from ..solver import EditProblem
+from ..summed import Problem
 from ..templates import contexts
 from .common import PROTECT, Job, Shared
 from .gram import caption_gram
@@ -69,8 +70,8 @@ def run(
     return job.finish(NAME, problems, anchors, selector, around)
 
 
-def _ours(job: Job, settings: Settings, space: str, pairs: Sequence[Pair], selector: str) -> EditProblem:
-    rows = job.rows(space, pairs, selector)
+def _ours(job: Job, settings: Settings, space: str, pairs: Sequence[Pair], selector: str) -> Problem:
+    rows = job.gathered(space, pairs, selector)
     lamb = 0.5 if settings.lamb is None else settings.lamb
     keep = 1.0 if settings.preserve_scale is None else settings.preserve_scale
     return job.problem(space, rows, lamb, selector, settings.protect, keep)
@@ -100,5 +101,6 @@ def _by_counting_words(model: EditableModel, pairs: Sequence[Pair]) -> RowSet:
         torch.stack([text.rows[index(text)] for text in news]),
         torch.tensor([pair.weight for pair in pairs], dtype=torch.float64),
         torch.tensor([pair.group for pair in pairs]),
-        tuple(Origin(text.prompt, index(text), text.ids[index(text)]) for text in olds),
+        tuple(text.prompt for text in olds),
+        torch.tensor([(number, index(text), text.ids[index(text)]) for number, text in enumerate(olds)]),
     )

@@ -20,6 +20,8 @@ from ..errors import BadInput
 from ..models import EditableModel
 from ..options import choice, flag, number, numbers
 from ..solver import EditProblem
+from ..summed import Problem, problem_of
+from ..sums import RowSums
 from ..templates import BARE, uce_templates
 from .common import PROTECT, Job, Shared, our_sentences
 
@@ -82,7 +84,7 @@ def run(
     return job.finish(NAME, problems, anchors, setup.selector, setup.templates, deltas)
 
 
-def problems_of(model: EditableModel, concepts: Sequence[Concept], kept: tuple[str, ...]) -> dict[str, EditProblem]:
+def problems_of(model: EditableModel, concepts: Sequence[Concept], kept: tuple[str, ...]) -> dict[str, Problem]:
     """Text space -> what our defaults solve there for ``concepts``; ``groups`` are their numbers in sorted order."""
     job = Job.of(model, ConceptSet(tuple(concepts), kept), Settings(), False, model.neutrals)
     rows = UceRows(job, Settings())
@@ -108,7 +110,7 @@ class UceRows:
             return BARE
         return uce_templates(concept.kind) if self.job.parity else our_sentences(concept)
 
-    def problems(self, anchors: Sequence[str]) -> tuple[dict[str, EditProblem], dict[str, RowSet]]:
+    def problems(self, anchors: Sequence[str]) -> tuple[dict[str, Problem], dict[str, RowSet | RowSums]]:
         """One problem per text space, with the rows as they were selected."""
         # the published scripts put only the concept into the sentences, the guide stays a bare phrase
         bare = self.job.parity or self.settings.mode == "moderate"
@@ -139,11 +141,12 @@ class UceRows:
             return " "
         return "art" if concept.kind == "style" else ""
 
-    def _rows(self, space: str, pairs: Sequence[Pair]) -> RowSet:
-        rows = self.job.rows(space, pairs, self.selector)
+    def _rows(self, space: str, pairs: Sequence[Pair]) -> RowSet | RowSums:
         if self.settings.mode == "moderate" and not self.job.parity and space != POOLED_SPACE:
-            return _to_nothing_said(self.job.model, rows)
-        return rows
+            return _to_nothing_said(self.job.model, self.job.rows(space, pairs, self.selector))
+        if self.settings.technique == "tensor":
+            return self.job.rows(space, pairs, self.selector)
+        return self.job.gathered(space, pairs, self.selector)
 
     def _debiased(self, space: str, anchors: Sequence[str]) -> RowSet:
         """Targets ``c + sum_k alpha_k a_k`` (UCE's debiasing for given alpha, arXiv 2308.14761, section 4.2)."""
@@ -156,8 +159,10 @@ class UceRows:
                     "many numbers as attributes: 'nurse -> man / woman' with alpha='0.3 / -0.1'."
                 )
         parts = [
-            self._rows(
-                space, self.job.pairs([a[k] for a in attributes], self.templates, self.settings.erase_scale, True)
+            self.job.rows(
+                space,
+                self.job.pairs([a[k] for a in attributes], self.templates, self.settings.erase_scale, True),
+                self.selector,
             )
             for k in range(len(alphas))
         ]
@@ -166,37 +171,35 @@ class UceRows:
             total = total + alpha * part.anchors.double()
         return replace(parts[0], anchors=total)
 
-    def _problem(self, space: str, rows: RowSet) -> EditProblem:
+    def _problem(self, space: str, rows: RowSet | RowSums) -> Problem:
         settings = self.settings
         if not self.job.parity:
             protect = PROTECT if settings.protect is None else settings.protect
             keep = 1.0 if settings.preserve_scale is None else settings.preserve_scale
             return self.job.problem(space, rows, settings.lamb, self.selector, protect, keep)
-        preserve, weights = self._preserved_officially(rows, space == POOLED_SPACE)
-        return EditProblem(rows.erase, rows.anchors, preserve, settings.lamb, rows.weights, weights, rows.groups, space)
+        return problem_of(rows, settings.lamb, space, *self._preserved_officially(space))
 
-    def _preserved_officially(self, rows: RowSet, pooled: bool) -> tuple[Tensor, Tensor]:
+    def _preserved_officially(self, space: str) -> tuple[Tensor, Tensor]:
         scale, kept = self.settings.preserve_scale, self.job.kept
         if self.settings.generation == "2023":
             prompts = ["", *kept]
             scale = max(0.1, 1 / len(prompts)) if scale is None else scale
-            found = select_rows(self.job.model, prompts, "POOLED" if pooled else "ALL77")
+            found = self.job.kept_rows(space, prompts, "ALL77")
         elif kept:
-            found = select_rows(self.job.model, kept, "POOLED" if pooled else "LAST")
+            found = self.job.kept_rows(space, kept, "LAST")
         else:
-            found = rows.erase[:0]
+            found = torch.zeros(0, self.job.model.spaces[space])
         return found, torch.full((len(found),), 1.0 if scale is None else scale).double()
 
 
 def _to_nothing_said(model: EditableModel, rows: RowSet) -> RowSet:
     """Moderation without the start token: aim at the empty prompt's row at the same position of the chunk."""
     empty = select_rows(model, [""], "ALL77")
-    anchors = torch.stack([empty[max(1, origin.position % len(empty))] for origin in rows.origins])
-    return replace(rows, anchors=anchors)
+    return replace(rows, anchors=empty[(rows.places[:, 1] % len(empty)).clamp_min(1)])
 
 
 def _tensor_deltas(
-    model: EditableModel, problems: Mapping[str, EditProblem], row_sets: Mapping[str, RowSet]
+    model: EditableModel, problems: Mapping[str, Problem], row_sets: Mapping[str, RowSet | RowSums]
 ) -> dict[str, WeightDelta]:
     """2023's "tensor" targets ``W A - <u, W A> u`` with ``u = W C / |W C|_F`` over each phrase's whole sequence.
 
@@ -204,8 +207,9 @@ def _tensor_deltas(
     """
     space, problem = next(iter(problems.items()))
     rows = row_sets[space]
-    prompts = sorted({origin.prompt for origin in rows.origins})
-    owner = torch.tensor([prompts.index(origin.prompt) for origin in rows.origins])
+    assert isinstance(rows, RowSet)
+    prompts = sorted(set(rows.prompts))
+    owner = torch.tensor([prompts.index(prompt) for prompt in rows.prompts])[rows.places[:, 0]]
     exact = EditProblem(
         rows.erase, rows.anchors, problem.preserve, problem.ridge, rows.weights, problem.preserve_weights, owner, space
     )
