@@ -81,6 +81,6 @@ def inspected(membranes: Sequence[Any]) -> dict[str, Any]:
 
 def _facts(erasure: Erasure) -> list[list[str]]:
     """The lines of a description that fit on a node."""
-    wanted = ("family", "method", "erases", "map", "weights")
+    wanted = ("family", "method", "erases", "map", "weights", "erasers")
     rows = [line.partition(" ") for line in erasure_report(erasure).splitlines()]
     return [[label, text.strip()] for label, _, text in rows if label in wanted]
