@@ -150,7 +150,8 @@ def _refuse_misfits(modules: Mapping[str, Parts], places: Mapping[str, object], 
         module, implied, expected = min(misfits)
         raise WrongFamily(
             f"{file} was made for another model: {len(misfits)} of its {len(modules)} entries do not fit "
-            f"{family.name}, first {module}, which changes a weight of shape {implied} where this family has {expected}. "
+            f"{family.name}, first {module}, which changes a weight of shape {implied} where this family has "
+            f"{expected}. "
             "Load it together with the model it was made for."
         )
 
