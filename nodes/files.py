@@ -114,7 +114,7 @@ def _target(membranes: Sequence[Any], form: str, model: Any, clip: Any, node_id:
 
     if model is not None and clip is not None:
         return HostModel(model, clip, node_id)
-    missing = [m for m in membranes if not (m.erasure.maps or m.erasure.weight_deltas)]
+    missing = [m for m in membranes if not (m.erasure.maps or m.erasure.weight_deltas or m.erasure.bottlenecks)]
     if missing:
         raise BadInput(
             f"The file of '{missing[0].label}' is missing. Connect model and clip, so that it can be solved."

@@ -108,6 +108,6 @@ def _answer(prompt: str, found: Sequence[tuple[Any, Activation]]) -> str:
 
 def _facts(erasure: Erasure) -> list[list[str]]:
     """The lines of a description that fit on a node."""
-    wanted = ("family", "method", "erases", "map", "weights")
+    wanted = ("family", "method", "erases", "map", "weights", "erasers")
     rows = [line.partition(" ") for line in erasure_report(erasure).splitlines()]
     return [[label, text.strip()] for label, _, text in rows if label in wanted]

@@ -127,6 +127,11 @@ def test_overlapping_tensors_are_refused(tmp_path):
         read_tensors(read_header(path))
 
 
+def test_numbers_whose_sum_is_too_large_are_sound(tmp_path):
+    save_file({"a": torch.full((4,), 3e38), "b": torch.full((4,), -3e38)}, tmp_path / "n.safetensors")
+    assert read_tensors(read_header(tmp_path / "n.safetensors"))["a"][0] == torch.tensor(3e38)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_nan_is_refused_with_its_tensor(tmp_path, value, dtype):

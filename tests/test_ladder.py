@@ -9,7 +9,7 @@ from erasure_core.errors import UnknownFormat, WrongFamily
 from erasure_core.formats import describe, load
 from erasure_core.formats.detect import kind_of
 from erasure_core.formats.folder import open_header
-from erasure_core.keys import SDXL
+from erasure_core.keys import SD2, SDXL
 
 ROWS = {
     "1 SPM": (f.SPM_SD1, f.TRIO, "spm"),
@@ -118,6 +118,16 @@ def test_a_membrane_of_sd1_on_sdxl_names_the_key_and_the_widths(tmp_path):
         WrongFamily, match=r"attn2_to_v changes a weight of shape \(1280, 768\).*sdxl has \(1280, 2048\)"
     ):
         load(path, base=SDXL.shapes())
+
+
+@pytest.mark.parametrize("shapes", [f.SPM_SD1, f.ESD_SD1], ids=["SPM", "ESD"])
+def test_what_fits_a_model_but_for_the_text_is_not_loaded_in_half(tmp_path, shapes):
+    """SD1 and SD2 differ in the width of the text alone, so that most of a file would fit."""
+    path = f.hollow(tmp_path / "x.safetensors", shapes, f.TRIO if shapes is f.SPM_SD1 else None)
+    base = {name: torch.zeros(()).expand(shape) for name, shape in SD2.shapes().items()}
+    wrong = r"(2 of its 7|32 of its 64) entries do not fit sd2, first .*to_k.* \(\d+, 768\) .* has \(\d+, 1024\)"
+    with pytest.raises(WrongFamily, match=wrong):
+        load(path, base=base)
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS if row[0] in "1235789" and row[1] == " "])

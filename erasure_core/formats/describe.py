@@ -96,6 +96,7 @@ def _recipe(erasure: Erasure) -> list[tuple[str, str]]:
         (
             "method",
             str(recipe.get("method", "not stored"))
+            + (f" ({recipe['format']})" if recipe.get("method") == "imported" and "format" in recipe else "")
             + (", official defaults" if recipe.get("parity") else "")
             + (", solved jointly" if recipe.get("joint") else ""),
         )

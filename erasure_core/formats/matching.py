@@ -37,7 +37,8 @@ class Matched:
 def match(modules: Mapping[str, Parts], families: Sequence[Family], scale: Scale, file: str) -> Matched:
     """Deltas for the family in which most entries have a place.
 
-    Raises :class:`WrongFamily` if the names are known but no shape fits, :class:`NothingMatched` if no name is known.
+    Raises :class:`WrongFamily` if a known name has a shape that does not fit: the rest alone would be half a file.
+    :class:`NothingMatched` if no name is known.
     """
     read = [unstacked(modules, family, scale) for family in families]
     found = [_places(entries, family) for entries, family in zip(read, families, strict=True)]
@@ -50,6 +51,7 @@ def match(modules: Mapping[str, Parts], families: Sequence[Family], scale: Scale
     for module, (name, _) in places.items():
         for delta in to_deltas(name, modules[module], shapes[name], partial(scale, module)):
             deltas[delta.name] = delta
+    _refuse_misfits(modules, places, family, file)
     also = tuple(f.name for f, score in zip(families, scores, strict=True) if f is not family and score == scores[best])
     return Matched(family, deltas, tuple(sorted(modules.keys() - places.keys())), also)
 
@@ -133,6 +135,24 @@ def _core_into_down(mid: Tensor, down: Tensor) -> Tensor:
     p, q, kh, kw = mid.shape
     product = mid.float().permute(0, 2, 3, 1).reshape(-1, q) @ down.float().flatten(1)
     return product.reshape(p, kh, kw, -1).permute(0, 3, 1, 2).contiguous()
+
+
+def _refuse_misfits(modules: Mapping[str, Parts], places: Mapping[str, object], family: Family, file: str) -> None:
+    """Raise WrongFamily for modules that the family has, but in another size."""
+    shapes = family.shapes()
+    misfits = []
+    for module in modules.keys() - places.keys():
+        name, implied = canonical_name(module, family), implied_shape(modules[module])
+        if name is not None and implied is not None:
+            misfits.append((module, implied, tuple(shapes[name] if _has_weight(modules[module]) else shapes[name][:1])))
+    if misfits:
+        module, implied, expected = min(misfits)
+        raise WrongFamily(
+            f"{file} was made for another model: {len(misfits)} of its {len(modules)} entries do not fit "
+            f"{family.name}, first {module}, which changes a weight of shape {implied} where this family has "
+            f"{expected}. "
+            "Load it together with the model it was made for."
+        )
 
 
 def _refuse(modules: Mapping[str, Parts], families: Sequence[Family], file: str) -> None:

@@ -43,7 +43,10 @@ def test_the_concept_is_what_the_user_says(answer):
         ("no base", "BadInput: esd.pt holds whole new weights, not what was changed."),
         ("clip alone", "BadInput: 'base_clip' goes with 'base': connect the MODEL of the same checkpoint"),
         ("other model", "WrongBase: esd.pt was made from another model: its matrices differ from this base's by"),
-        ("other family", "WrongBase: esd.pt was made from another model"),
+        (
+            "other family",
+            "WrongFamily: esd.pt was made for another model: 14 of its 28 entries do not fit sd2, first model.",
+        ),
     ],
 )
 def test_a_base_that_is_missing_or_wrong_is_one_sentence(answer, case, words):

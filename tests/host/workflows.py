@@ -26,7 +26,7 @@ def prompt_of(workflow, known):
         for name, spec in _inputs(known[node["type"]]).items():
             kind, options = spec[0], spec[1] if len(spec) > 1 else {}
             if isinstance(kind, list) or kind in WIDGETS:
-                inputs[name] = next(values)
+                inputs[name] = next(values, options.get("default"))  # of a workflow from before the input came
                 if name in ("seed", "noise_seed") or options.get("control_after_generate"):
                     next(values)
         inputs |= {slot["name"]: links[slot["link"]] for slot in node["inputs"] if slot.get("link") is not None}
