@@ -17,9 +17,12 @@ from ..encoding import EncodedText, TextEncoder, encode_text
 from ..erasure import WeightDelta
 from ..errors import BadInput, WrongFamily
 from ..gates import words_of
+from ..guidance.attention import AttentionTerm
+from ..guidance.text import Steered
 from ..keys import family_of
 from ..models import Encoded
 from .patching import Patching, PipelinePatch
+from .steering import SteeringPatch
 from .weights import PipelineWeights, fingerprint, hidden_rows
 
 _DECODE_BATCH = 16
@@ -122,6 +125,20 @@ class DiffusersModel:
             extras["time_ids"] = torch.tensor([_time_ids(*self.size)] * len(prompts))
         return Encoded(hidden, {name: part.ids for name, part in parts.items()}, first.eos, pooled, extras)
 
+    def encode_ids(self, tokens: Mapping[str, Tensor]) -> Encoded:
+        """Encode single chunks of token ids [B, 77] by encoder, specials and padding as they stand, without weights."""
+        parts = []
+        for encoder in self._encoders:
+            parts.append(encoder.rows([tuple(chunk) for chunk in tokens[encoder.name].tolist()]))
+        hidden = torch.cat([torch.stack([rows for rows, _ in part]) for part in parts], dim=-1)
+        pooled = torch.stack([p for _, p in parts[-1] if p is not None]) if self._family == "sdxl" else None
+        first = self._encoders[0]
+        ends = (tokens[first.name] == first.eos).int().argmax(1, keepdim=True)
+        extras: dict[str, Any] = {"chunks": torch.ones(len(hidden), dtype=torch.long)}
+        if pooled is not None:
+            extras["time_ids"] = torch.tensor([_time_ids(*self.size)] * len(hidden))
+        return Encoded(hidden, {name: ids.unsqueeze(1) for name, ids in tokens.items()}, ends, pooled, extras)
+
     def predict(self, x: Tensor, t: Tensor, encoded: Encoded) -> Tensor:
         """One evaluation of the denoiser, [B, c, h, w]; every row counts as a prompt's own."""
         return self._predict(x, t, encoded)
@@ -138,7 +155,7 @@ class DiffusersModel:
     @torch.no_grad()
     def sample(
         self,
-        encoded: Encoded,
+        encoded: Encoded | Steered,
         negative: Encoded | None = None,
         seed: int | Sequence[int] = 0,
         steps: int = 20,
@@ -146,7 +163,10 @@ class DiffusersModel:
         size: tuple[int, int] | None = None,
         callback: Callable[[int, int], None] | None = None,
     ) -> Tensor:
-        """Latents [B, c, h, w]; picture i starts from its own seed's noise. ``callback(step, steps)`` may raise."""
+        """Latents [B, c, h, w]; picture i starts from its own seed's noise. ``callback(step, steps)`` may raise.
+
+        Steered texts may change during the run.
+        """
         count = len(encoded)
         generators = [torch.Generator().manual_seed(s) for s in _seeds(seed, count)]
         height, width = size or self.size
@@ -156,11 +176,15 @@ class DiffusersModel:
         x = torch.stack([torch.randn(shape, generator=g) for g in generators]) * scheduler.init_noise_sigma
         x = self._to(x)
         other = self._negative(negative, count) if cfg > 1 else None
-        both = _sized(encoded if other is None else _stack(other, encoded), (height, width))
-        ids = ([] if other is None else words_of(other)) + words_of(encoded)
+        last = self.pipe.scheduler.config.num_train_timesteps - 1
+        text, both = None, encoded if isinstance(encoded, Encoded) else encoded.first
+        ids = ([] if other is None else words_of(other)) + words_of(both)
         extra = {"generator": generators} if "generator" in inspect.signature(scheduler.step).parameters else {}
         with self._patching.sampling(ids, negative=len(ids) - count):
             for i, t in enumerate(scheduler.timesteps):
+                now = encoded if isinstance(encoded, Encoded) else encoded.at(1 - float(t) / last)
+                if now is not text:
+                    text, both = now, _sized(now if other is None else _stack(other, now), (height, width))
                 inputs = scheduler.scale_model_input(torch.cat([x, x]) if cfg > 1 else x, t)
                 prediction = self._predict(inputs, t, both)
                 if cfg > 1:
@@ -208,6 +232,15 @@ class DiffusersModel:
         caller runs by itself does not say which rows are negative, so there every row is mapped.
         """
         return self._patching.add(actions, deltas, rows)
+
+    def steer(self, terms: AttentionTerm | Sequence[AttentionTerm]) -> SteeringPatch:
+        """Put attention-space terms in force, in every sampling at any guidance, until the result's ``undo``.
+
+        Which rows are the negative half only :meth:`sample` says; in a pipeline that the caller runs by itself the
+        terms act on every row. Raises WrongFamily or NothingMatched before anything changes.
+        """
+        given = [terms] if isinstance(terms, AttentionTerm) else list(terms)
+        return SteeringPatch(self.pipe.unet, self._patching, self.pipe.scheduler.config.num_train_timesteps, given)
 
     def _to(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.device, self.dtype)

@@ -47,7 +47,7 @@ class Patching:
         self._unet = pipe.unet
         self._weights = weights
         self._active: list[PipelinePatch] = []
-        self._stacks = Stacks(())
+        self._stacks = self._everywhere = Stacks(())
         self._hook: Any = None
         self._run: _Run | None = None
 
@@ -79,6 +79,22 @@ class Patching:
         finally:
             self._run = None
 
+    def batch(self, hidden: Tensor) -> tuple[list[PromptRow], Tensor]:
+        """The texts ``hidden`` [R, T, d] of one call with their words, and which [R] are the negative half.
+
+        Where no sampling says so, words are not known and no row is negative.
+        """
+        run = self._run if self._run is not None and len(self._run.ids) == len(hidden) else None
+        prompts = [PromptRow(row, None if run is None else run.ids[i]) for i, row in enumerate(hidden)]
+        return prompts, torch.arange(len(hidden)) < (0 if run is None else run.negative)
+
+    def mapped_negative(self, texts: Tensor) -> Tensor:
+        """Negative texts [b, L, d] that do not come through the denoiser's input, under the maps of ``rows="all"``."""
+        if not self._everywhere.actions:
+            return texts
+        found = [self._everywhere.activations(PromptRow(row)) for row in texts]
+        return self._context(texts, torch.tensor([[a.gain for a in row] for row in found]), self._everywhere)
+
     @torch.no_grad()
     def _refresh(self, names: set[str]) -> None:
         for name in names:
@@ -95,6 +111,7 @@ class Patching:
             self._weights.originals.setdefault(name, parameter.data)
             parameter.data = total.to(parameter.device, parameter.dtype)
         self._stacks = Stacks([action for patch in self._active for action in patch.actions])
+        self._everywhere = Stacks([a for patch in self._active if patch.rows == "all" for a in patch.actions])
         self._set_hook(bool(self._stacks.actions))
 
     def _set_hook(self, wanted: bool) -> None:
@@ -107,7 +124,7 @@ class Patching:
     def _map_inputs(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
         hidden = kwargs["encoder_hidden_states"] if "encoder_hidden_states" in kwargs else args[2]
         gains = self._gains(hidden)
-        mapped = self._context(hidden, gains)
+        mapped = self._context(hidden, gains, self._stacks)
         if "encoder_hidden_states" in kwargs:
             kwargs = {**kwargs, "encoder_hidden_states": mapped}
         else:
@@ -118,10 +135,10 @@ class Patching:
             kwargs = {**kwargs, "added_cond_kwargs": {**added, "text_embeds": pooled}}
         return args, kwargs
 
-    def _context(self, hidden: Tensor, gains: Tensor) -> Tensor:
-        for space in self._stacks.spaces:
+    def _context(self, hidden: Tensor, gains: Tensor, stacks: Stacks) -> Tensor:
+        for space in stacks.spaces:
             if space != POOLED_SPACE:
-                hidden = self._stacks.apply(space, hidden, gains)
+                hidden = stacks.apply(space, hidden, gains)
         return hidden
 
     def _gains(self, hidden: Tensor) -> Tensor:
