@@ -169,6 +169,17 @@ def test_a_membrane_on_all_rows_maps_the_negative_too(demo, circle):
     assert far(found["cond"], found["weights"]) > 1e-2
 
 
+@pytest.mark.parametrize("second", METHODS)
+@pytest.mark.parametrize("first", METHODS)
+def test_terms_put_in_force_apart_are_as_together(demo, first, second):
+    """The negative of one goes through the layer's projections, where the other must not take it for the prompt."""
+    terms = [term(demo, first), term(demo, second, texts="red")]
+    with demo.steer(terms[0]):
+        apart = predicted(demo, terms[1])
+    assert far(apart, predicted(demo, terms)) < 1e-5
+    assert min(far(apart, predicted(demo, one)) for one in terms) > 1e-3
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_every_text_counts(demo, method):
     one, two, both = (predicted(demo, term(demo, method, texts=t)) for t in ("circle", "red", ["circle", "red"]))

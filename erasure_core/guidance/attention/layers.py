@@ -13,6 +13,7 @@ the projections) is one slot per layer, in which the last pack to write wins.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from .heads import KeyValue, apart, together, wide
 from .terms import AttentionTerm
 
 _PARTS = ("to_q", "to_k", "to_v", "to_out", "heads")
+_ours = threading.local()  # .now: a negative is going through a projection, which no hook of ours may take for the text
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,6 @@ class _Layer:
         self._name, self._layer, self._call = name, layer, call
         self._active = [(term, gains) for term, gains in zip(terms, call.gains, strict=True) if bool(gains.any())]
         self._seen: dict[str, Tensor] = {}
-        self._own = False  # while we use the projections ourselves
 
     def hooks(self) -> list[Any]:
         layer = self._layer
@@ -102,12 +103,12 @@ class _Layer:
         ]
 
     def _note(self, name: str, out: Tensor) -> None:
-        if not self._own:
+        if not getattr(_ours, "now", False):
             self._seen[name] = out
 
     def _values(self, v: Tensor) -> Tensor:
         """Values of the text for the methods that edit them."""
-        if self._own:
+        if getattr(_ours, "now", False):
             return v
         for term, gains in self._active:
             if term.edits_values:
@@ -154,11 +155,11 @@ class _Layer:
 
     def _project(self, part: Any, text: Tensor) -> Tensor:
         like = self._seen.get("k")
-        self._own = True
+        _ours.now = True
         try:
             result: Tensor = part(text if like is None else text.to(like.device, like.dtype))
         finally:
-            self._own = False
+            _ours.now = False
         return result
 
 
