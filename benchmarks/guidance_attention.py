@@ -46,7 +46,7 @@ VSF: dict[str, Any] = {"method": "vsf", "alpha": 1, "beta": -0.5, "strength": 0.
 ATTENTION: Mapping[str, tuple[str, dict[str, Any]]] = {
     "NAG, paper's SDXL settings": ("a circle", {"method": "nag"}),
     "NAG, tuned": ("a circle", NAG),
-    "NAG, tuned, gate words": ("circle", {**NAG, "scale": 8, "tau": 5, "gate": "words"}),
+    "NAG, tuned, gate words": ("circle", {**NAG, "gate": "words"}),
     "VSF, alpha 2": ("circle", {"method": "vsf"}),
     "VSF, tuned": ("a circle", VSF),
     "VSF, alpha 2, gate words": ("circle", {"method": "vsf", "gate": "words"}),

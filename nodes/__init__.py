@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 
+from .attention_negative import AttentionNegative
 from .concepts import Concepts
 from .demo import DemoModel
 from .erase import Erase
@@ -20,6 +21,7 @@ NODE_CLASS_MAPPINGS = {
     "MembraneApply": ApplyMembranes,
     "MembraneInspect": Inspect,
     "MembraneFirewall": ConceptFirewall,
+    "MembraneAttentionNegative": AttentionNegative,
 }
 NODE_DISPLAY_NAME_MAPPINGS = {
     "MembraneDemoModel": "Demo Model (Membrane)",
@@ -30,6 +32,7 @@ NODE_DISPLAY_NAME_MAPPINGS = {
     "MembraneApply": "Apply Membranes",
     "MembraneInspect": "Inspect Membranes",
     "MembraneFirewall": "Concept Firewall",
+    "MembraneAttentionNegative": "Attention Negative",
 }
 
 if importlib.util.find_spec("folder_paths") is None:  # not in the host: a test or a tool reads the nodes

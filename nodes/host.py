@@ -77,6 +77,11 @@ def add_full(patcher: Any, differences: Mapping[str, Tensor]) -> set[str]:
     return set(patcher.add_patches({name: ("diff", (tensor,)) for name, tensor in differences.items()}))
 
 
+def network_of(model: Any) -> Any:
+    """The denoiser's modules, to be looked at only."""
+    return model.model.diffusion_model
+
+
 def settings_of(model: Any) -> Any:
     """The model's configuration object, where the demo model keeps its own words."""
     return getattr(model.model, "model_config", None)
@@ -140,6 +145,26 @@ def chunks_of(options: Mapping[str, Any], key: str) -> tuple[Sequence[int], Sequ
     """(which conditioning list each chunk of the batch is from, its uuid, our run) of one call of the denoiser."""
     which = options.get("cond_or_uncond", ())
     return which, options.get("uuids") or [None] * len(which), options.get(key)
+
+
+def denoiser_of(executor: Any) -> Any:
+    """The network that a wrapper around the denoiser stands around: the one of this call, of this device."""
+    return executor.class_obj
+
+
+def clock_of(guider: Any) -> Callable[[Mapping[str, Any]], float]:
+    """Tells from the options of a call how far the run is: 0 = pure noise, 1 = the picture, by the model's schedule."""
+    sigma_at = guider.model_patcher.get_model_object("model_sampling").percent_to_sigma
+
+    def progress(options: Mapping[str, Any]) -> float:
+        sigma = float(options["sigmas"].flatten()[0])
+        low, high = 0.0, 1.0
+        for _ in range(20):  # the host only has the way from progress to sigma, which falls all the way
+            middle = (low + high) / 2
+            low, high = (middle, high) if float(sigma_at(middle)) > sigma else (low, middle)
+        return (low + high) / 2
+
+    return progress
 
 
 def feeds_regions(options: Mapping[str, Any]) -> bool:
