@@ -119,7 +119,9 @@ def _distance(one: Tensor, other: Tensor) -> float:
 
 def table(records: Mapping[str, Any]) -> str:
     """One line per cell."""
-    lines = [f"{'':38}{'target of before':>34}{'neighbours of before':>34}{'drift':>8}{'eval.':>7}{'time':>7}{'fit s':>7}"]
+    lines = [
+        f"{'':38}{'target of before':>34}{'neighbours of before':>34}{'drift':>8}{'eval.':>7}{'time':>7}{'fit s':>7}"
+    ]
     for name, r in records.items():
         cells = []
         for key in SETS:

@@ -12,7 +12,6 @@ from torch import Tensor
 from ..erasure_core.errors import BadInput
 from ..erasure_core.gates import PromptRow, make_gate
 from ..erasure_core.guidance.attention import (
-    METHODS,
     AttentionTerm,
     Call,
     Window,
@@ -200,5 +199,3 @@ def _conditioning(negative: Any, selection: str) -> tuple[list[Tensor], bool]:
         kept = text_rows(Encoded(whole, {}, ends), 0, selection)
         found += [kept] if kept.shape[1] else []
     return found, unknown
-
-

@@ -1,4 +1,4 @@
-"""Attention-space terms at work in pipelines: what they act on, what they leave alone, and that nothing stays behind."""
+"""Attention-space terms in pipelines: what they act on, what they leave alone, and that nothing stays behind."""
 
 import pytest
 import torch
@@ -162,9 +162,8 @@ def test_a_membrane_on_all_rows_maps_the_negative_too(demo, circle):
     chosen = term(demo, "vsf", texts="a red circle")
     found = {}
     for how in ({"act_on": "weights"}, {"rows": "all"}, {"rows": "cond"}):
-        with apply(demo, Membrane(circle), **how):
-            with demo.steer(chosen):
-                found[next(iter(how.values()))] = demo.sample(demo.encode([PROMPT]), seed=3, steps=2, cfg=5.0)
+        with apply(demo, Membrane(circle), **how), demo.steer(chosen):
+            found[next(iter(how.values()))] = demo.sample(demo.encode([PROMPT]), seed=3, steps=2, cfg=5.0)
     assert far(found["all"], found["weights"]) < 1e-3
     assert far(found["cond"], found["weights"]) > 1e-2
 
@@ -231,7 +230,7 @@ def test_the_edges_of_a_window():
     assert soft.gain(0.25) == pytest.approx(0.5) == soft.gain(0.75)
     assert [Window(0, 1, 0.1).gain(p) for p in (0, 0.01, 0.99, 1)] == [1, 1, 1, 1]
     assert [Window(0.5, 0.5).gain(p) for p in (0, 0.5, 1)] == [0, 0, 0] == [Window(0.9, 0.1).gain(0.5)] * 3
-    with pytest.raises(BadInput, match="A window lies between 0 and 1; got start -0.1"):
+    with pytest.raises(BadInput, match=r"A window lies between 0 and 1; got start -0\.1"):
         Window(-0.1)
 
 
@@ -244,10 +243,10 @@ def test_nothing_stays_behind_even_after_a_failure(fresh, method):
 
     with pytest.raises(KeyboardInterrupt), fresh.steer(term(fresh, method)):
         fresh.sample(fresh.encode([PROMPT]), steps=3, callback=stop)
-    with pytest.raises(Exception, match="shape|size|broadcast"), fresh.steer(term(fresh, method)):
+    with pytest.raises(Exception, match=r"shape|size|broadcast"), fresh.steer(term(fresh, method)):
         fresh.predict(noise(fresh)[:, :2], T, fresh.encode([PROMPT]))
     patch = fresh.steer(term(fresh, method))
-    with pytest.raises(Exception, match="shape|size|broadcast"):
+    with pytest.raises(Exception, match=r"shape|size|broadcast"):
         fresh.predict(noise(fresh)[:, :2], T, fresh.encode([PROMPT]))
     assert not any(m._forward_hooks or m._forward_pre_hooks for n, m in fresh.pipe.unet.named_modules() if n)
     patch.undo()
@@ -312,7 +311,7 @@ def test_what_cannot_be_used_is_one_sentence(demo):
 
 def test_fused_projections_are_refused(fresh):
     fresh.pipe.unet.fuse_qkv_projections()
-    with pytest.raises(MembraneError, match="projections of .*attn2 are fused"):
+    with pytest.raises(MembraneError, match=r"projections of .*attn2 are fused"):
         predicted(fresh, term(fresh, "vsf"))
     assert not any(m._forward_hooks for n, m in fresh.pipe.unet.named_modules() if n)
 

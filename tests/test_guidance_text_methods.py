@@ -71,23 +71,34 @@ def test_a_projector_is_one():
     basis = safree.span(torch.cat([vectors, vectors[:2] * 3]))
     p = basis @ basis.T
     assert worst(p, published.projector(vectors)) <= EXACT
-    assert worst(p @ p, p) <= EXACT and torch.equal(p, p.T) or worst(p, p.T) <= EXACT
+    assert worst(p @ p, p) <= EXACT and worst(p, p.T) <= EXACT
     assert float(p.trace()) == pytest.approx(4) and basis.shape == (9, 4)
     away = vectors - vectors @ p
     assert float(away.abs().max()) <= EXACT
-    assert float((safree.cleaned(torch.ones(1, 9).double(), basis, torch.eye(9).double(), 0.0) @ basis).abs().max()) <= EXACT
+    assert (
+        float((safree.cleaned(torch.ones(1, 9).double(), basis, torch.eye(9).double(), 0.0) @ basis).abs().max())
+        <= EXACT
+    )
 
 
 def test_triggers_are_what_takes_the_prompt_nearer():
     far = torch.tensor([1.0, 1.0, 1.5, 1.0], dtype=torch.float64)
     assert safree.triggers(far, 0.01, 9.0).tolist() == [False, False, True, False]
     assert not safree.triggers(torch.ones(4), 0.01, 9.0).any()
-    assert safree.triggers(torch.tensor([2.0]), 0.01, 1.0).all() and not safree.triggers(torch.tensor([1.0]), 0.01, 1.0).any()
+    assert (
+        safree.triggers(torch.tensor([2.0]), 0.01, 1.0).all()
+        and not safree.triggers(torch.tensor([1.0]), 0.01, 1.0).any()
+    )
 
 
 def test_the_filter_grows_with_what_was_changed():
     spans = [safree.duration(beta, safree.Settings()) for beta in (0.0, 0.3, 0.5333, 0.8, 1.0)]
-    assert spans == sorted(spans) and spans[0] < 1e-6 and spans[2] == pytest.approx(0.1) and spans[-1] == pytest.approx(0.2)
+    assert (
+        spans == sorted(spans)
+        and spans[0] < 1e-6
+        and spans[2] == pytest.approx(0.1)
+        and spans[-1] == pytest.approx(0.2)
+    )
 
 
 def test_the_step_window_holds_and_the_original_text_stays_whole(demo):
@@ -137,7 +148,9 @@ def test_the_concept_is_no_negative_prompt_as_well(demo):
 
 def test_a_planted_mixture_is_found_again():
     generator = torch.Generator().manual_seed(3)
-    dictionary = torch.randn(6, 40, generator=generator, dtype=torch.float64) * torch.tensor([1, 9, 3, 1, 2, 5.0])[:, None]
+    dictionary = (
+        torch.randn(6, 40, generator=generator, dtype=torch.float64) * torch.tensor([1, 9, 3, 1, 2, 5.0])[:, None]
+    )
     planted = torch.tensor([[0.63, 0, 0, 1.2, 0, 0], [0, 0, 2.0, 0, 0, 0.4]], dtype=torch.float64)
     weights = lancet.decompose(planted @ dictionary, dictionary, 1e-9, 0.95)
     assert worst(weights, planted) <= EXACT
@@ -154,7 +167,9 @@ def test_no_other_weights_are_better(lam, tau):
     for n in range(3):
         best = published.objective(v[n], dictionary, weights[n].tolist(), lam, tau)
         for _ in range(200):
-            nudge = torch.randn(5, generator=generator, dtype=torch.float64) * 10 ** float(-torch.rand(1, generator=generator) * 5)
+            nudge = torch.randn(5, generator=generator, dtype=torch.float64) * 10 ** float(
+                -torch.rand(1, generator=generator) * 5
+            )
             other = (weights[n] + nudge).clamp_min(0).tolist()
             assert published.objective(v[n], dictionary, other, lam, tau) >= best - 1e-12
     assert (weights > 0).any() and (weights >= 0).all()
@@ -168,7 +183,7 @@ def test_lancet_moves_by_exactly_what_is_there_and_keeps_the_rest(demo):
     fitted, row = term.fitted, encoded.hidden[0, end].double()
     own = fitted._of_words(("a", "red"))
     atoms = torch.cat([fitted.targets["end"], fitted.anchors["end"], fitted.kept["end"], own["end"]])
-    (weight, *_), = lancet.decompose(row[None], atoms, 0.01, 0.95).tolist()
+    ((weight, *_),) = lancet.decompose(row[None], atoms, 0.01, 0.95).tolist()
     wanted = row + weight * (fitted.anchors["end"][0] - fitted.targets["end"][0])
     assert worst(steered.first.hidden[0, end].double(), wanted) <= EXACT
     assert weight > 0.3 and steered.reports[0].presence > 0.5 > steered.reports[1].presence
@@ -202,7 +217,10 @@ def test_the_projection_is_leace_without_shrinkage():
     assert worst(found.mean(0), x.mean(0)) <= EXACT and worst(eraser(found, 1.0), found) <= EXACT
     anchored = projection._eraser(x, owners, projection.Settings(shrinkage=False, to="anchor"))
     without = x[1:40:2].mean(0)
-    assert worst(anchored(without[None], 1.0), without[None]) <= EXACT and worst(anchored(found, 1.0), anchored(x, 1.0)) <= EXACT
+    assert (
+        worst(anchored(without[None], 1.0), without[None]) <= EXACT
+        and worst(anchored(found, 1.0), anchored(x, 1.0)) <= EXACT
+    )
 
 
 @pytest.mark.parametrize("rows", ["words", "words+end", "all"])

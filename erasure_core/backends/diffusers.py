@@ -127,9 +127,8 @@ class DiffusersModel:
 
     def encode_ids(self, tokens: Mapping[str, Tensor]) -> Encoded:
         """Encode single chunks of token ids [B, 77] by encoder, specials and padding as they stand, without weights."""
-        parts = []
-        for encoder in self._encoders:
-            parts.append(encoder.rows([tuple(chunk) for chunk in tokens[encoder.name].tolist()]))
+        chunks = {name: [tuple(chunk) for chunk in ids.tolist()] for name, ids in tokens.items()}
+        parts = [encoder.rows(chunks[encoder.name]) for encoder in self._encoders]
         hidden = torch.cat([torch.stack([rows for rows, _ in part]) for part in parts], dim=-1)
         pooled = torch.stack([p for _, p in parts[-1] if p is not None]) if self._family == "sdxl" else None
         first = self._encoders[0]

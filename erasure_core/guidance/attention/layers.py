@@ -52,7 +52,9 @@ def cross_attention(denoiser: Any) -> dict[str, Any]:
             "attention negative to act in. Use Stable Diffusion 1, 2 or XL."
         )
     if any(getattr(m, "norm_q", None) is not None or getattr(m, "norm_k", None) is not None for m in layers.values()):
-        raise WrongFamily("This model normalises queries and keys in cross-attention; Stable Diffusion 1, 2, XL do not.")
+        raise WrongFamily(
+            "This model normalises queries and keys in cross-attention; Stable Diffusion 1, 2, XL do not."
+        )
     return layers
 
 
@@ -136,7 +138,12 @@ class _Layer:
             before = wide(apart(z[rows], heads))
             repeats = self._call.repeats[rows.cpu()] if k.shape[1] == self._call.length else None
             after = term.method.guided(
-                before, apart(q[rows], heads), apart(k[rows], heads), self._negatives(term, rows), term.settings, repeats
+                before,
+                apart(q[rows], heads),
+                apart(k[rows], heads),
+                self._negatives(term, rows),
+                term.settings,
+                repeats,
             )
             changed = together(before + gain.unsqueeze(1) * (after - before))
             z = z.index_copy(0, rows, changed.to(z.dtype))

@@ -75,12 +75,16 @@ def attention_negative(
 
     ``method``: "nag", "vsf" or "adavd"; ``options`` are its settings. ``window``: when it acts, by itself always.
     ``rows``: "auto" is what the method's authors do. ``gate``: one of ``gates.GATES``; all but "always" leave prompts
-    that are not about ``texts`` as they are, and ``preserve`` are phrases that must not open it. Raises BadInput for anything that cannot be used.
+    that are not about ``texts`` as they are, and ``preserve`` are phrases that must not open it.
+
+    Raises BadInput for anything that cannot be used.
     """
     settings = settings_of(method, options)
     given = [texts] if isinstance(texts, str) else list(texts)
     encoded = model.encode(given) if given else None
-    taken = [] if encoded is None else [text_rows(encoded, i, selection_of(method, settings)) for i in range(len(given))]
+    taken = (
+        [] if encoded is None else [text_rows(encoded, i, selection_of(method, settings)) for i in range(len(given))]
+    )
     opener = make_gate(gate, given, preserve, model)
     return make_term(method, [own for own in taken if own.shape[1]], settings, strength, window, rows, opener)
 

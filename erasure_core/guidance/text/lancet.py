@@ -4,8 +4,8 @@ A row ``v`` is taken apart over a dictionary of concept vectors, ``w = argmin |v
 |w|_2^2 / 2)``, and moved by ``w_target (d_anchor - d_target)``; what the dictionary does not explain stays in the row,
 so nothing else moves. Rows and concept vectors are brought to length 1 first, so ``lam`` means the same everywhere.
 
-Concept vectors are means over thirty surroundings of a phrase. The dictionary is chosen from the prompt: the target, its
-anchor, what is to be preserved, and the prompt's own words. Flattened grids of positions, as published, tie a concept
+Concept vectors are means over thirty surroundings of a phrase. The dictionary is chosen from the prompt: the target,
+its anchor, what is to be preserved, and the prompt's own words. Flattened grids of positions, as published, tie a concept
 to where it stood; here each place (words, end, padding, pooled) has its own dictionary. Weights are not negative: less
 than nothing of a concept cannot be in a text.
 """

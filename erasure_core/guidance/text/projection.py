@@ -77,7 +77,9 @@ class Fitted:
 
 def fit(model: EditableModel, concepts: ConceptSet, settings: Settings) -> Fitted:
     """Erasers from thirty surroundings of every phrase and its anchor; preserved phrases count as without it."""
-    pairs = [(phrase, c.resolved_anchor(model.neutrals), c.kind, g) for g, c in enumerate(concepts) for phrase in c.phrases]
+    pairs = [
+        (phrase, c.resolved_anchor(model.neutrals), c.kind, g) for g, c in enumerate(concepts) for phrase in c.phrases
+    ]
     for phrase, anchor, _, _ in pairs:
         if phrase.casefold() == anchor.casefold():
             raise BadInput(f"'{anchor}' is both the concept and its anchor. Name another anchor.")

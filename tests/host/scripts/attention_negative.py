@@ -26,7 +26,9 @@ def off_and_on(method):
     for cfg in (1.0, 5.0):
         base = graph.draw(model, *pair, cfg=cfg)
         for name, changes in {"on": {}, "strength": {"strength": 0.0}, "window": {"start": 0.5, "end": 0.5}}.items():
-            result[f"{name}, {cfg:g}"] = graph.same(graph.draw(steered(model, clip, method, **changes), *pair, cfg=cfg), base)
+            result[f"{name}, {cfg:g}"] = graph.same(
+                graph.draw(steered(model, clip, method, **changes), *pair, cfg=cfg), base
+            )
         result[f"base again, {cfg:g}"] = graph.same(graph.draw(model, *pair, cfg=cfg), base)
     return result
 
@@ -93,7 +95,11 @@ def reference(kind):
     for (place, number, index), layer in names.items():
         patched.set_model_attn2_replace(replace(layer), place, number, index)
     other = graph.predictions(patched, positive, negative)
-    return {"node": graph.difference(found, other), "acts": graph.difference(other, graph.predictions(model, positive, negative)), "layers": len(names)}
+    return {
+        "node": graph.difference(found, other),
+        "acts": graph.difference(other, graph.predictions(model, positive, negative)),
+        "layers": len(names),
+    }
 
 
 def forms():
@@ -104,7 +110,9 @@ def forms():
     by_text = graph.predictions(steered(model, clip), *pair)
 
     def connected(encoder, *texts):
-        out = graph.node("AttentionNegative", model, "vsf", "", 1.0, 0.0, 1.0, STRONG["vsf"], None, graph.text(encoder, *texts))
+        out = graph.node(
+            "AttentionNegative", model, "vsf", "", 1.0, 0.0, 1.0, STRONG["vsf"], None, graph.text(encoder, *texts)
+        )
         return graph.predictions(out[0], *pair), out[1]
 
     known, told = connected(stamped, "circle")
@@ -163,10 +171,14 @@ def beside():
     return {
         "either order": graph.difference(one, other),
         "both act": graph.difference(one, graph.predictions(steered(model, clip), *pair)),
-        "with a membrane": graph.difference(graph.predictions(steered(erased, clip), *pair), graph.predictions(erased, *pair)),
+        "with a membrane": graph.difference(
+            graph.predictions(steered(erased, clip), *pair), graph.predictions(erased, *pair)
+        ),
         "gate closed, bitwise": graph.same(graph.predictions(gated, *star), graph.predictions(model, *star)),
         "gate open": graph.difference(graph.predictions(gated, *pair), graph.predictions(model, *pair)),
-        "replaced": graph.difference(graph.predictions(replaced, *pair), graph.predictions(steered(model, clip), *pair)),
+        "replaced": graph.difference(
+            graph.predictions(replaced, *pair), graph.predictions(steered(model, clip), *pair)
+        ),
         "replacement ran": len(called),
     }
 
@@ -221,8 +233,12 @@ def refused():
     def made(method="vsf", text="circle", options="", encoder=clip, negative=None):
         node = graph.PACK.NODE_CLASS_MAPPINGS["MembraneAttentionNegative"]
         told = node.VALIDATE_INPUTS(method, options)
-        return told if told is not True else graph.refusal(
-            graph.run, "AttentionNegative", model, method, text, 1.0, 0.0, 1.0, options, encoder, negative
+        return (
+            told
+            if told is not True
+            else graph.refusal(
+                graph.run, "AttentionNegative", model, method, text, 1.0, 0.0, 1.0, options, encoder, negative
+            )
         )
 
     wide = [[torch.zeros(1, 77, 768), {}]]
