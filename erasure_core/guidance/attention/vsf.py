@@ -2,8 +2,8 @@
 
 ``Z = softmax([Q K+^T, Q K-^T - beta sqrt(d)] / sqrt(d)) [V+; -alpha V-]``. Per head and query this is exactly
 ``W Z+ - alpha (1 - W) Z-`` with ``W = sigmoid(l+ - l- + beta)``, l the log-sum-exp of the logits: the share of
-attention that the prompt gets. So Z+ can be whatever the host's own attention gave. Padding of the negative takes no part: there
-is much of it, and it would take attention from the prompt.
+attention that the prompt gets. So Z+ can be whatever the host's own attention gave. Padding of the negative takes no
+part: there is much of it, and it would take attention from the prompt.
 """
 
 from __future__ import annotations

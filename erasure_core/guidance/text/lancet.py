@@ -5,9 +5,9 @@ A row ``v`` is taken apart over a dictionary of concept vectors, ``w = argmin |v
 so nothing else moves. Rows and concept vectors are brought to length 1 first, so ``lam`` means the same everywhere.
 
 Concept vectors are means over thirty surroundings of a phrase. The dictionary is chosen from the prompt: the target,
-its anchor, what is to be preserved, and the prompt's own words. Flattened grids of positions, as published, tie a concept
-to where it stood; here each place (words, end, padding, pooled) has its own dictionary. Weights are not negative: less
-than nothing of a concept cannot be in a text.
+its anchor, what is to be preserved, and the prompt's own words. Flattened grids of positions, as published, tie a
+concept to where it stood; here each place (words, end, padding, pooled) has its own dictionary. Weights are not
+negative: less than nothing of a concept cannot be in a text.
 """
 
 from __future__ import annotations
