@@ -11,6 +11,7 @@ from .demo import DemoModel
 from .erase import Erase
 from .firewall import ConceptFirewall
 from .membranes import ApplyMembranes, Inspect, LoadMembrane, SaveMembrane
+from .text_steer import TextSteer
 
 NODE_CLASS_MAPPINGS = {
     "MembraneDemoModel": DemoModel,
@@ -22,6 +23,7 @@ NODE_CLASS_MAPPINGS = {
     "MembraneInspect": Inspect,
     "MembraneFirewall": ConceptFirewall,
     "MembraneAttentionNegative": AttentionNegative,
+    "MembraneTextSteer": TextSteer,
 }
 NODE_DISPLAY_NAME_MAPPINGS = {
     "MembraneDemoModel": "Demo Model (Membrane)",
@@ -33,6 +35,7 @@ NODE_DISPLAY_NAME_MAPPINGS = {
     "MembraneInspect": "Inspect Membranes",
     "MembraneFirewall": "Concept Firewall",
     "MembraneAttentionNegative": "Attention Negative",
+    "MembraneTextSteer": "Text Steer",
 }
 
 if importlib.util.find_spec("folder_paths") is None:  # not in the host: a test or a tool reads the nodes

@@ -141,6 +141,23 @@ def conditionings(guider: Any) -> Iterator[tuple[str, Any, Tensor, Mapping[str, 
                 yield role, entry.get("uuid"), rows, entry.get(STAMP)
 
 
+def pooled_vectors(guider: Any) -> dict[Any, Tensor]:
+    """uuid -> pooled vectors [n, p] of every text the guider samples with, where the model family has them."""
+    entries = [entry for found in guider.conds.values() for entry in found or ()]
+    return {e.get("uuid"): e["pooled_output"] for e in entries if e.get("pooled_output") is not None}
+
+
+def timed(conditioning: Any, spans: Sequence[tuple[float, float]]) -> list[Any]:
+    """The entries of a CONDITIONING, each for its own part of the run; spans it had before still hold."""
+    result = []
+    for (rows, extra), (start, end) in zip(conditioning, spans, strict=True):
+        begin, stop = max(start, extra.get("start_percent", 0.0)), min(end, extra.get("end_percent", 1.0))
+        if begin < stop:
+            whole = (begin, stop) == (0.0, 1.0)
+            result.append([rows, extra if whole else {**extra, "start_percent": begin, "end_percent": stop}])
+    return result
+
+
 def chunks_of(options: Mapping[str, Any], key: str) -> tuple[Sequence[int], Sequence[Any], Any]:
     """(which conditioning list each chunk of the batch is from, its uuid, our run) of one call of the denoiser."""
     which = options.get("cond_or_uncond", ())
