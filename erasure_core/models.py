@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .acting import Action
     from .erasure import WeightDelta
     from .guidance import GuidanceTerm
+    from .guidance.text import Steered
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,9 @@ class EditableModel(Protocol):
     def encode(self, prompts: Sequence[str]) -> Encoded:
         """Encode prompts of any length, weights and brackets treated as the host does."""
 
+    def encode_ids(self, tokens: Mapping[str, Tensor]) -> Encoded:
+        """Encode single chunks of token ids [B, 77] by encoder, specials and padding as they stand, without weights."""
+
     def weights(self) -> Mapping[str, Tensor]:
         """Canonical name -> the weight without our patches, dequantised, read when asked for."""
 
@@ -135,7 +139,7 @@ class Model(EditableModel, Protocol):
 
     def sample(
         self,
-        encoded: Encoded,
+        encoded: Encoded | Steered,
         negative: Encoded | None = None,
         seed: int | Sequence[int] = 0,
         steps: int = 20,

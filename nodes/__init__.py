@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib.util
 import logging
 
+from .attention_negative import AttentionNegative
 from .concepts import Concepts
 from .demo import DemoModel
 from .erase import Erase
 from .firewall import ConceptFirewall
 from .membranes import ApplyMembranes, Inspect, LoadMembrane, SaveMembrane
+from .text_steer import TextSteer
 
 NODE_CLASS_MAPPINGS = {
     "MembraneDemoModel": DemoModel,
@@ -20,6 +22,8 @@ NODE_CLASS_MAPPINGS = {
     "MembraneApply": ApplyMembranes,
     "MembraneInspect": Inspect,
     "MembraneFirewall": ConceptFirewall,
+    "MembraneAttentionNegative": AttentionNegative,
+    "MembraneTextSteer": TextSteer,
 }
 NODE_DISPLAY_NAME_MAPPINGS = {
     "MembraneDemoModel": "Demo Model (Membrane)",
@@ -30,6 +34,8 @@ NODE_DISPLAY_NAME_MAPPINGS = {
     "MembraneApply": "Apply Membranes",
     "MembraneInspect": "Inspect Membranes",
     "MembraneFirewall": "Concept Firewall",
+    "MembraneAttentionNegative": "Attention Negative",
+    "MembraneTextSteer": "Text Steer",
 }
 
 if importlib.util.find_spec("folder_paths") is None:  # not in the host: a test or a tool reads the nodes

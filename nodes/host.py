@@ -92,6 +92,11 @@ def add_full(patcher: Any, differences: Mapping[Part, Tensor]) -> set[Part]:
     return set(patcher.add_patches({where: ("diff", (tensor,)) for where, tensor in differences.items()}))
 
 
+def network_of(model: Any) -> Any:
+    """The denoiser's modules, to be looked at only."""
+    return model.model.diffusion_model
+
+
 def settings_of(model: Any) -> Any:
     """The model's configuration object, where the demo model keeps its own words."""
     return getattr(model.model, "model_config", None)
@@ -188,10 +193,42 @@ def conditionings(guider: Any) -> Iterator[tuple[str, Any, Tensor, Mapping[str, 
                 yield role, entry.get("uuid"), rows, entry.get(STAMP)
 
 
+def pooled_vectors(guider: Any) -> dict[Any, Tensor]:
+    """uuid -> pooled vectors [n, p] of every text the guider samples with, where the model family has them."""
+    entries = [entry for found in guider.conds.values() for entry in found or ()]
+    return {e.get("uuid"): e["pooled_output"] for e in entries if e.get("pooled_output") is not None}
+
+
+def timed(conditioning: Any, spans: Sequence[tuple[float, float]]) -> list[Any]:
+    """The entries of a CONDITIONING, each for its own part of the run; spans it had before still hold."""
+    result = []
+    for (rows, extra), (start, end) in zip(conditioning, spans, strict=True):
+        begin, stop = max(start, extra.get("start_percent", 0.0)), min(end, extra.get("end_percent", 1.0))
+        if begin < stop:
+            whole = (begin, stop) == (0.0, 1.0)
+            result.append([rows, extra if whole else {**extra, "start_percent": begin, "end_percent": stop}])
+    return result
+
+
 def chunks_of(options: Mapping[str, Any], key: str) -> tuple[Sequence[int], Sequence[Any], Any]:
     """(which conditioning list each chunk of the batch is from, its uuid, our run) of one call of the denoiser."""
     which = options.get("cond_or_uncond", ())
     return which, options.get("uuids") or [None] * len(which), options.get(key)
+
+
+def clock_of(guider: Any) -> Callable[[Mapping[str, Any]], float]:
+    """Tells from the options of a call how far the run is: 0 = pure noise, 1 = the picture, by the model's schedule."""
+    sigma_at = guider.model_patcher.get_model_object("model_sampling").percent_to_sigma
+
+    def progress(options: Mapping[str, Any]) -> float:
+        sigma = float(options["sigmas"].flatten()[0])
+        low, high = 0.0, 1.0
+        for _ in range(20):  # the host only has the way from progress to sigma, which falls all the way
+            middle = (low + high) / 2
+            low, high = (middle, high) if float(sigma_at(middle)) > sigma else (low, middle)
+        return (low + high) / 2
+
+    return progress
 
 
 def arguments_of(executor: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> inspect.BoundArguments:

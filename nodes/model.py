@@ -102,6 +102,29 @@ class HostModel:
             pooled = torch.cat([vector for _, _, vector in found if vector is not None])
         return Encoded(hidden, tokens, ends, pooled, {"chunks": torch.tensor(chunks)})
 
+    def encode_ids(self, tokens: Mapping[str, Tensor]) -> Encoded:
+        """Encode single chunks of token ids [B, 77] by encoder, specials and padding as they stand, without weights."""
+        keys = {ours: key for key, ours in host.ENCODERS.items()}
+        count = len(next(iter(tokens.values())))
+        chunks = [
+            {keys[name]: [[(token, 1.0) for token in ids[i].tolist()]] for name, ids in tokens.items()}
+            for i in range(count)
+        ]
+        size = 1 if self.family == "sdxl" else _BATCH
+        parts = [self._encode_together(chunks[start : start + size]) for start in range(0, count, size)]
+        found = [entry for part in parts for entry in part]
+        ends = (next(iter(tokens.values())) == END).int().argmax(1, keepdim=True)
+        pooled = None
+        if self.family == "sdxl":
+            pooled = torch.cat([vector for _, vector in found if vector is not None])
+        return Encoded(
+            torch.cat([rows for rows, _ in found]),
+            {name: ids.unsqueeze(1) for name, ids in tokens.items()},
+            ends,
+            pooled,
+            {"chunks": torch.ones(count, dtype=torch.long)},
+        )
+
     def _encode_missing(self, prompts: Sequence[str]) -> None:
         if not prompts:
             return

@@ -37,7 +37,13 @@ def _stamp(clip: Any, tokens: Any, rows: Tensor) -> dict[str, Any]:
         return {}
     first = next(key for key in host.ENCODERS if key in ids)
     words = host.words_in(clip, first, content_ids(ids[first], END))
-    return {"ids": ids[first], "text": words[:_SHOWN], "size": list(rows.shape[:2]), "norm": _norm(rows)}
+    return {
+        "ids": ids[first],
+        "encoder": host.ENCODERS[first],
+        "text": words[:_SHOWN],
+        "size": list(rows.shape[:2]),
+        "norm": _norm(rows),
+    }
 
 
 def token_ids(chunk: Sequence[Sequence[Any]]) -> list[int]:

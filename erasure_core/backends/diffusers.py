@@ -17,10 +17,13 @@ from ..encoding import EncodedText, TextEncoder, encode_text
 from ..erasure import WeightDelta
 from ..errors import BadInput, WrongFamily
 from ..guidance import GuidanceTerm
+from ..guidance.attention import AttentionTerm
+from ..guidance.text import Steered
 from ..keys import family_of
 from ..models import Encoded
 from .branches import Branches, repeat_to
 from .patching import Patching, PipelinePatch
+from .steering import SteeringPatch
 from .weights import PipelineWeights, fingerprint, hidden_rows
 
 _DECODE_BATCH = 16
@@ -125,6 +128,19 @@ class DiffusersModel:
             extras["time_ids"] = torch.tensor([_time_ids(*self.size)] * len(prompts))
         return Encoded(hidden, {name: part.ids for name, part in parts.items()}, first.eos, pooled, extras)
 
+    def encode_ids(self, tokens: Mapping[str, Tensor]) -> Encoded:
+        """Encode single chunks of token ids [B, 77] by encoder, specials and padding as they stand, without weights."""
+        chunks = {name: [tuple(chunk) for chunk in ids.tolist()] for name, ids in tokens.items()}
+        parts = [encoder.rows(chunks[encoder.name]) for encoder in self._encoders]
+        hidden = torch.cat([torch.stack([rows for rows, _ in part]) for part in parts], dim=-1)
+        pooled = torch.stack([p for _, p in parts[-1] if p is not None]) if self._family == "sdxl" else None
+        first = self._encoders[0]
+        ends = (tokens[first.name] == first.eos).int().argmax(1, keepdim=True)
+        extras: dict[str, Any] = {"chunks": torch.ones(len(hidden), dtype=torch.long)}
+        if pooled is not None:
+            extras["time_ids"] = torch.tensor([_time_ids(*self.size)] * len(hidden))
+        return Encoded(hidden, {name: ids.unsqueeze(1) for name, ids in tokens.items()}, ends, pooled, extras)
+
     def predict(self, x: Tensor, t: Tensor, encoded: Encoded) -> Tensor:
         """One evaluation of the denoiser, [B, c, h, w]; every row counts as a prompt's own."""
         return self._predict(x, t, encoded)
@@ -142,7 +158,7 @@ class DiffusersModel:
     @torch.no_grad()
     def sample(
         self,
-        encoded: Encoded,
+        encoded: Encoded | Steered,
         negative: Encoded | None = None,
         seed: int | Sequence[int] = 0,
         steps: int = 20,
@@ -154,7 +170,7 @@ class DiffusersModel:
         """Latents [B, c, h, w]; picture i starts from its own seed's noise. ``callback(step, steps)`` may raise.
 
         ``guidance``: terms of :mod:`erasure_core.guidance`, whose texts share the prompts' batch. A term that does
-        nothing at this scale is named in a log line.
+        nothing at this scale is named in a log line. Steered texts may change during the run.
         """
         count = len(encoded)
         generators = [torch.Generator().manual_seed(s) for s in _seeds(seed, count)]
@@ -168,7 +184,7 @@ class DiffusersModel:
         branches = Branches(
             self,
             scheduler,
-            prompts=lambda progress: encoded,
+            prompts=lambda progress: encoded if isinstance(encoded, Encoded) else encoded.at(progress),
             negative=lambda: self._negative(negative, count),
             cfg=cfg,
             guidance=guidance,
@@ -219,6 +235,15 @@ class DiffusersModel:
         caller runs by itself does not say which rows are negative, so there every row is mapped.
         """
         return self._patching.add(actions, deltas, rows)
+
+    def steer(self, terms: AttentionTerm | Sequence[AttentionTerm]) -> SteeringPatch:
+        """Put attention-space terms in force, in every sampling at any guidance, until the result's ``undo``.
+
+        Which rows are the negative half only :meth:`sample` says; in a pipeline that the caller runs by itself the
+        terms act on every row. Raises WrongFamily or NothingMatched before anything changes.
+        """
+        given = [terms] if isinstance(terms, AttentionTerm) else list(terms)
+        return SteeringPatch(self.pipe.unet, self._patching, self.pipe.scheduler.config.num_train_timesteps, given)
 
     def _to(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.device, self.dtype)

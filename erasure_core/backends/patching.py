@@ -51,7 +51,7 @@ class Patching:
         self._steps = pipe.scheduler.config.num_train_timesteps
         self._weights = weights
         self._active: list[PipelinePatch] = []
-        self._stacks = Stacks(())
+        self._stacks = self._everywhere = Stacks(())
         self._hooks: Hooks | None = None
         self._handles: list[Any] = []
         self._run: _Run | None = None
@@ -96,6 +96,24 @@ class Patching:
 
         return evaluating
 
+    def batch(self, hidden: Tensor) -> tuple[list[PromptRow], Tensor]:
+        """The texts ``hidden`` [R, T, d] of one call with their words, and which [R] are the negative half.
+
+        Where no sampling says so, words are not known and no row is negative.
+        """
+        run = self._run if self._run is not None and len(self._run.ids) == len(hidden) else None
+        prompts = [
+            PromptRow(row) if run is None else PromptRow(row, run.ids[i], run.ends[i]) for i, row in enumerate(hidden)
+        ]
+        return prompts, torch.arange(len(hidden)) < (0 if run is None else run.negative)
+
+    def mapped_negative(self, texts: Tensor) -> Tensor:
+        """Negative texts [b, L, d] that do not come through the denoiser's input, under the maps of ``rows="all"``."""
+        if not self._everywhere.actions:
+            return texts
+        found = [self._everywhere.activations(PromptRow(row)) for row in texts]
+        return self._context(texts, torch.tensor([[a.gain for a in row] for row in found]), self._everywhere)
+
     @torch.no_grad()
     def _refresh(self, names: set[str]) -> None:
         for name in names:
@@ -111,6 +129,7 @@ class Patching:
                 total += delta.dense()
             self._weights.originals.setdefault(name, parameter.data)
             parameter.data = total.to(parameter.device, parameter.dtype)
+        self._everywhere = Stacks([a for patch in self._active if patch.rows == "all" for a in patch.actions])
         self._set_hooks([action for patch in self._active for action in patch.actions])
 
     def _set_hooks(self, actions: Sequence[Action]) -> None:
@@ -134,7 +153,7 @@ class Patching:
         gains, on_layers = self._now(self._gains(hidden), kwargs["timestep"] if "timestep" in kwargs else args[1])
         if self._hooks is not None:
             self._hooks.begin(on_layers)
-        mapped = self._context(hidden, gains)
+        mapped = self._context(hidden, gains, self._stacks)
         if "encoder_hidden_states" in kwargs:
             kwargs = {**kwargs, "encoder_hidden_states": mapped}
         else:
@@ -149,10 +168,10 @@ class Patching:
         if self._hooks is not None:
             self._hooks.end()
 
-    def _context(self, hidden: Tensor, gains: Tensor) -> Tensor:
-        for space in self._stacks.spaces:
+    def _context(self, hidden: Tensor, gains: Tensor, stacks: Stacks) -> Tensor:
+        for space in stacks.spaces:
             if space != POOLED_SPACE:
-                hidden = self._stacks.apply(space, hidden, gains)
+                hidden = stacks.apply(space, hidden, gains)
         return hidden
 
     def _now(self, gains: tuple[Tensor, Tensor], timestep: Any) -> tuple[Tensor, Tensor]:

@@ -8,8 +8,20 @@ import pytest
 from comfy import PACK, ROOT
 
 from erasure_core.closed_form import METHODS, explain
+from erasure_core.guidance import attention, text
 
-KINDS = ("DemoModel", "Concepts", "Erase", "Load", "Save", "Apply", "Inspect", "Firewall")
+KINDS = (
+    "DemoModel",
+    "Concepts",
+    "Erase",
+    "Load",
+    "Save",
+    "Apply",
+    "Inspect",
+    "Firewall",
+    "AttentionNegative",
+    "TextSteer",
+)
 IDS = [f"Membrane{kind}" for kind in KINDS]
 DOCS = ROOT / "web" / "docs"
 PAGES = {"en": "{}.md", "zh": "{}/zh.md"}
@@ -66,12 +78,17 @@ def inputs_of(info):
     return {**info["input"].get("required", {}), **info["input"].get("optional", {})}
 
 
+EXPLAINED = [("MembraneErase", method, explain(method)) for method in METHODS]
+EXPLAINED += [("MembraneAttentionNegative", method, attention.explain(method)) for method in attention.METHODS]
+EXPLAINED += [("MembraneTextSteer", method, text.explain(method)) for method in text.METHODS]
+
+
 @pytest.mark.parametrize("language", PAGES)
-@pytest.mark.parametrize("method", METHODS)
-def test_the_settings_of_every_method_are_in_the_help(method, language):
-    told = re.findall(r"^  (\w+) \((.*?); default (.*?)\): (.*)$", explain(method), re.MULTILINE)
+@pytest.mark.parametrize(("node", "method", "said"), EXPLAINED, ids=[method for _, method, _ in EXPLAINED])
+def test_the_settings_of_every_method_are_in_the_help(node, method, said, language):
+    told = re.findall(r"^  (\w+) \((.*?); default (.*?)\): (.*)$", said, re.MULTILINE)
     assert told
-    section = page("MembraneErase", language).partition(f"\n### {method}\n")[2]
+    section = page(node, language).partition(f"\n### {method}\n")[2]
     rows = [[cell.replace("\\|", "|") for cell in row] for row in cells(re.split(r"\n#+ ", section)[0])][1:]
     count = 4 if language == "en" else 3  # the meaning is translated, names and values are not
     assert [tuple(row[:count]) for row in rows] == [
