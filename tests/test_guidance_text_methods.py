@@ -300,7 +300,7 @@ def test_settings_are_explained_and_checked(method):
     [
         ({"method": "saffree"}, "Unknown text method 'saffree'. Known: safree, lancet, projection."),
         ({"strength": float("inf")}, "The strength of a text method is a number like 1 or 0.5"),
-        ({"gate": "sometimes"}, "A gate is one of always, words"),
+        ({"gate": "sometimes"}, "A gate is one of auto, calibrated"),
         ({"concepts": "circle -> circle"}, "circle"),
         ({"concepts": "!!!", "method": "lancet"}, "holds no word"),
     ],

@@ -119,6 +119,29 @@ async function conceptFirewall(page) {
   return facts;
 }
 
+/** Four membranes and two prompts; then a prompt's answer from thirty membranes, as the server would send it. */
+async function chainOfMembranes(page) {
+  await openWorkflow(page, example("chain_of_membranes"));
+  const facts = { ...(await opened(page)), end: await run(page), first: await panels(page) };
+  await edit(page, "Prompt, left half", "text", "a blue star");
+  facts.again = await run(page);
+  facts.second = await panels(page);
+  facts.thirty = await page.evaluate(() => {
+    const node = app.graph.nodes.find((one) => one.type === "MembraneApply");
+    const membranes = Array.from({ length: 30 }, (_, i) => `membrane ${i}`);
+    const gains = [membranes.map((_, i) => (i % 7 === 3 ? 1 - i / 100 : 0))];
+    const event = { node_id: String(node.id), run: "x", prompt: "x", text: "thirty", negative: false, mode: "exact" };
+    const gates = membranes.map((_, i) => (i % 2 ? "words" : "calibrated"));
+    app.api.dispatchCustomEvent("membrane.gains", { ...event, membranes, gates, gains });
+    const panel = node.widgets.find((widget) => widget.name === "membrane_panel").element;
+    const part = [...panel.querySelectorAll(".membrane-gains")].find((one) => one.textContent.includes("thirty"));
+    const texts = (name) => [...part.querySelectorAll(name)].map((one) => one.textContent);
+    const shown = { names: texts(".membrane-bars .membrane-of"), numbers: texts(".membrane-number") };
+    return { ...shown, summary: texts("summary"), why: texts(".membrane-skipped .membrane-aside") };
+  });
+  return facts;
+}
+
 /** The erasing workflow once, as the settings show it; a `strength` of its own, or the host would have it cached. */
 async function once(page, strength) {
   await openWorkflow(page, example("erase_a_shape"));
@@ -141,6 +164,7 @@ const TASKS = {
       erase: await eraseAShape(page),
       load: await loadChainAndSave(page),
       firewall: await conceptFirewall(page),
+      chain: await chainOfMembranes(page),
     }),
   ],
   nodes2: [{ "Comfy.VueNodes.Enabled": true }, (page) => once(page, 0.9)],

@@ -51,7 +51,10 @@ def ours(errors):
     return [line for line in errors if "membrane" in line.lower()]
 
 
-@pytest.mark.parametrize("part", ["erase", "load", "firewall"])
+PARTS = ("erase", "load", "firewall", "chain")  # of the driver, in the order of EXAMPLES
+
+
+@pytest.mark.parametrize("part", PARTS)
 def test_the_workflows_open_and_run_to_the_end(see, part):
     facts = see("canvas")[part]
     assert facts["missing"] == []
@@ -93,7 +96,7 @@ def test_a_reloaded_page_shows_the_receipt_of_a_cached_node(see):
 
 def test_nothing_of_the_panel_is_queued_or_saved(see, comfy_server):
     known = comfy_server.get("/object_info", timeout=120)
-    for part in ("erase", "load", "firewall"):
+    for part in PARTS:
         for node in see("canvas")[part]["prompt"].values():
             inputs = known[node["class_type"]]["input"]
             names = {*inputs.get("required", {}), *inputs.get("optional", {})}
@@ -138,6 +141,33 @@ def test_the_firewall_says_what_it_did_not_judge(see):
     assert "not judged" in panel["text"] and "passes as it is" in panel["text"]
 
 
+def test_two_prompts_of_one_batch_have_gains_of_their_own(see):
+    facts = see("canvas")["chain"]
+    (apply,), (inspect,) = facts["first"]["MembraneApply"], facts["first"]["MembraneInspect"]
+    rows = [apply["numbers"][i : i + 4] for i in range(0, len(apply["numbers"]), 4)]
+    shown = dict(zip(apply["prompts"], rows, strict=True))
+    assert shown == {
+        "a red circle": ["1.00", "0", "1.00", "0"],
+        "a green heart in striped style": ["0", "1.00", "0", "0.80"],
+    }
+    assert inspect["prompts"] == ["a red heart beside a striped disc"]
+    assert inspect["numbers"] == ["1.00", "1.00", "1.00", "0.80"] and inspect["fits"]
+    (apply,) = facts["second"]["MembraneApply"]
+    assert dict(zip(apply["prompts"], [apply["numbers"][:4], apply["numbers"][4:]], strict=True)) == {
+        "a blue star": ["0", "0", "0", "0"],
+        "a green heart in striped style": ["0", "1.00", "0", "0.80"],
+    }
+
+
+def test_thirty_membranes_stay_readable(see):
+    """The open ones on top, the strongest first; the others folded, each with the reason."""
+    thirty = see("canvas")["chain"]["thirty"]
+    assert thirty["names"] == [f"membrane {i}" for i in (3, 10, 17, 24)]
+    assert thirty["numbers"] == ["0.97", "0.90", "0.83", "0.76"]
+    assert thirty["summary"] == ["26 of 30 closed"]
+    assert len(thirty["why"]) == 26 and set(thirty["why"]) == {"not named", "neither named nor described"}
+
+
 def test_the_panel_is_part_of_the_node_in_nodes_2(see, has_nodes2):
     facts = see("nodes2")
     assert facts["end"] == ["execution_success", ""] and ours(facts["errors"]) == []
@@ -154,7 +184,7 @@ def test_the_page_speaks_chinese(see):
     assert ours(facts["errors"]) == []
 
 
-@pytest.mark.parametrize(("name", "part"), list(zip(EXAMPLES, ("erase", "load", "firewall"), strict=True)))
+@pytest.mark.parametrize(("name", "part"), list(zip(EXAMPLES, PARTS, strict=True)))
 def test_the_page_posts_what_the_tests_post(see, comfy_server, name, part):
     known = comfy_server.get("/object_info", timeout=120)
     posted = {
