@@ -113,7 +113,7 @@ def test_the_commands_read_whole_weights_with_a_base(tmp_path, edited, circle, c
 def test_the_command_lowers_the_rank(tmp_path, edited, capsys):
     target = tmp_path / "small.safetensors"
     assert cli.main(["convert", str(edited), str(target), "--base", "demo", "--rank", "2"]) == 0
-    assert "energy_error" in capsys.readouterr().out
+    assert "map_residual" in capsys.readouterr().out
     assert load(target).rank == 2
     assert cli.main(["convert", str(target), str(tmp_path / "x.safetensors"), "--rank", "0"]) == 1
     assert "whole number" in capsys.readouterr().err
