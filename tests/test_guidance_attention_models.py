@@ -162,7 +162,7 @@ def test_a_membrane_on_all_rows_maps_the_negative_too(demo, circle):
     chosen = term(demo, "vsf", texts="a red circle")
     found = {}
     for how in ({"act_on": "weights"}, {"rows": "all"}, {"rows": "cond"}):
-        with apply(demo, Membrane(circle), **how), demo.steer(chosen):
+        with apply(demo, Membrane(circle, gate="always"), **how), demo.steer(chosen):
             found[next(iter(how.values()))] = demo.sample(demo.encode([PROMPT]), seed=3, steps=2, cfg=5.0)
     assert far(found["all"], found["weights"]) < 1e-3
     assert far(found["cond"], found["weights"]) > 1e-2

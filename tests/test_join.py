@@ -129,7 +129,7 @@ def test_what_one_preserves_and_another_erases_is_erased(demo):
         assert relative(together.maps["clip_l"].matrix(), at_once) < 1e-6
         again = erase_again(demo, json.loads(json.dumps(together.recipe)))
         assert relative(again.maps["clip_l"].matrix(), at_once) < 1e-6
-    with apply(demo, [Membrane(erasure) for erasure in lone]) as applied:
+    with apply(demo, [Membrane(erasure, gate="always") for erasure in lone]) as applied:
         notes = [" ".join(receipt.notes) for receipt in applied.receipts]
     assert [note.split(": ")[1] for note in notes] == ["red star, star", "blue circle, circle"]
 

@@ -45,12 +45,13 @@ def read(objects):
     """Everything that the nodes want. ``objects``: variable that holds an object of the host -> files that have it."""
     wanted = Wanted()
     for path in sorted(NODES.rglob("*.py")):
-        here = {name for name, files in objects.items() if path.stem in files}
+        part = "host" if path.parent.name == "host" else path.stem
+        here = {name for name, files in objects.items() if part in files}
         tree = ast.parse(path.read_text(encoding="utf-8"))
         _read_file(tree, here, wanted)
-        if path.stem == "host":
+        if part == "host":
             functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
-            wanted.untyped = {name for function in functions for name in used_untyped(function)}
+            wanted.untyped |= {name for function in functions for name in used_untyped(function)}
     return wanted
 
 
