@@ -111,6 +111,9 @@ def test_an_erasure_can_be_made_on_quantised_weights(quantised, circle):
     erasure = erase(quantised, "circle -> square", generation="2023")
     assert erasure.maps["clip_l"].rank >= 1
     assert erasure.diagnostics["clip_l"]["energy_of"] == "text"
+    closed = erase(quantised, "circle -> square", singular=1)
+    assert closed.diagnostics["clip_l"]["outputs_of"] == "text"
+    assert torch.linalg.svdvals(closed.maps["clip_l"].matrix())[-1] < 1e-5
 
 
 def test_weights_with_nan_are_refused_and_kept(fresh, circle):

@@ -139,6 +139,13 @@ def test_the_method_itself_brings_a_pair_nearer_by_both_paths_than_by_one(sdxl, 
     assert max(distance.values()) < (output(sdxl, "circle") - goal).norm().item()
 
 
+def test_directions_are_closed_on_both_paths(sdxl):
+    closed = erase(sdxl, "circle -> square", singular=2)
+    for emap in closed.maps.values():
+        values = torch.linalg.svdvals(emap.matrix())
+        assert (values < 1e-5 * values[0]).sum() == 2
+
+
 def test_weight_deltas_do_what_the_maps_do(sdxl, erasure):
     with apply(sdxl, Membrane(erasure, gate="always"), "text", rows="all"):
         mapped = output(sdxl, "a circle")
