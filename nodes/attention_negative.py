@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .common import model_input
+from .common import model_input, refusal
 
 METHODS = ["vsf", "nag", "adavd"]
 
@@ -100,16 +100,9 @@ class AttentionNegative:
     @classmethod
     def VALIDATE_INPUTS(cls, method: str | None, options: str | None) -> bool | str:
         """A message if the options cannot be read or the method has no such setting."""
-        from ..erasure_core.errors import MembraneError
         from .steering import read
 
-        if method is None or options is None:
-            return True
-        try:
-            read(method, options)
-        except MembraneError as error:
-            return str(error)
-        return True
+        return refusal(read, method, options)
 
     def run(
         self,

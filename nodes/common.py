@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 OUTPUTS = (
@@ -42,3 +43,16 @@ def strength_input() -> tuple[str, dict[str, Any]]:
 def part_input(default: float, tip: str) -> tuple[str, dict[str, Any]]:
     """A moment of the sampling."""
     return ("FLOAT", {"default": default, "min": 0.0, "max": 1.0, "step": 0.01, "round": 0.001, "tooltip": tip})
+
+
+def refusal(read: Callable[..., Any], *given: Any) -> bool | str:
+    """What the host wants of VALIDATE_INPUTS: True, or why ``read(*given)`` refuses; linked inputs come as None."""
+    from ..erasure_core.errors import MembraneError
+
+    if any(value is None for value in given):
+        return True
+    try:
+        read(*given)
+    except MembraneError as error:
+        return str(error)
+    return True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .common import OUTPUTS, clip_input, model_input, strength_input
+from .common import OUTPUTS, clip_input, model_input, refusal, strength_input
 
 
 class Erase:
@@ -51,15 +51,8 @@ class Erase:
     def VALIDATE_INPUTS(cls, method: str | None, options: str | None) -> bool | str:
         """A message if the options cannot be read or the method has no such setting."""
         from ..erasure_core.closed_form import check_options
-        from ..erasure_core.errors import MembraneError
 
-        if method is None or options is None:
-            return True
-        try:
-            check_options(method, options)
-        except MembraneError as error:
-            return str(error)
-        return True
+        return refusal(check_options, method, options)
 
     def run(
         self,

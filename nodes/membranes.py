@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .common import OUTPUTS, clip_input, model_input, part_input, strength_input
+from .common import OUTPUTS, clip_input, model_input, part_input, refusal, strength_input
 
 NONE = "(no file yet)"
 
@@ -248,14 +248,9 @@ class ApplyMembranes:
     @classmethod
     def VALIDATE_INPUTS(cls, options: str | None = "") -> bool | str:
         """A message if the options cannot be read."""
-        from ..erasure_core.errors import MembraneError
         from ..erasure_core.plan import Chaining
 
-        try:
-            Chaining.read(options or "")
-        except MembraneError as error:
-            return str(error)
-        return True
+        return refusal(Chaining.read, options)
 
     def run(
         self,

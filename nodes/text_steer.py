@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .common import OUTPUTS, clip_input, model_input
+from .common import OUTPUTS, clip_input, model_input, refusal
 
 METHODS = ["projection", "lancet", "safree"]
 
@@ -75,16 +75,9 @@ class TextSteer:
     @classmethod
     def VALIDATE_INPUTS(cls, method: str | None, options: str | None) -> bool | str:
         """A message if the options cannot be read or the method has no such setting."""
-        from ..erasure_core.errors import MembraneError
         from .texts import read
 
-        if method is None or options is None:
-            return True
-        try:
-            read(method, options)
-        except MembraneError as error:
-            return str(error)
-        return True
+        return refusal(read, method, options)
 
     def run(
         self,
