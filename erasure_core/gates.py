@@ -120,7 +120,7 @@ def check_gate(kind: str, phrases: Sequence[str]) -> None:
     if kind not in ("auto", "always") and not phrases:
         raise BadInput(
             f"The gate '{kind}' opens when a prompt names the concept, but this file does not say what it erases. "
-            "Use the gate 'always'."
+            "Name it when loading (concept), or use the gate 'always'."
         )
 
 

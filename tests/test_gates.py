@@ -138,7 +138,7 @@ def test_gates_of_other_names_and_files_without_words_are_refused(demo, circle):
     with pytest.raises(BadInput, match=r"A gate is one of auto, calibrated, .* always, not 'soft'"):
         Membrane(circle, gate="soft")
     silent = dataclasses.replace(circle, gate={})
-    with pytest.raises(BadInput, match=r"does not say what it erases\. Use the gate 'always'"):
+    with pytest.raises(BadInput, match=r"does not say what it erases\. Name it when loading"):
         Membrane(silent, gate="words")
     assert Membrane(Erasure(maps=circle.maps), gate="always").gate in GATES
 
