@@ -30,7 +30,7 @@ class AttentionNegative:
         """What to avoid, how, and when."""
         return {
             "required": {
-                "model": model_input(),
+                "model": model_input("Stable Diffusion 1, 2 or XL"),
                 "method": (
                     METHODS,
                     {

@@ -12,10 +12,9 @@ OUTPUTS = (
 )
 
 
-def model_input() -> tuple[str, dict[str, Any]]:
-    """MODEL."""
-    tip = "The model to change, after its LoRAs. Stable Diffusion 1, 2 or XL, Flux, or the demo model."
-    return ("MODEL", {"tooltip": tip})
+def model_input(families: str = "Stable Diffusion 1, 2 or XL, Flux") -> tuple[str, dict[str, Any]]:
+    """MODEL of one of ``families``."""
+    return ("MODEL", {"tooltip": f"The model to change, after its LoRAs. {families}, or the demo model."})
 
 
 def clip_input() -> tuple[str, dict[str, Any]]:

@@ -32,7 +32,7 @@ class TextSteer:
         """What to take out of which text, and how."""
         return {
             "required": {
-                "model": model_input(),
+                "model": model_input("Stable Diffusion 1, 2 or XL"),
                 "clip": clip_input(),
                 "concepts": ("CONCEPTS", {"tooltip": "What to take out, from Concepts."}),
                 "method": (

@@ -39,7 +39,7 @@ def test_every_prompt_of_many_has_its_own_text(answer):
         ("unstamped", "BadInput: The words of this conditioning are not known"),
         ("joined", "BadInput: The words of this conditioning are not known"),
         ("option", "'lancet' has no option 'lamb'. Its options: lam (0 to 10; default 0.01)"),
-        ("gate", "The option 'gate' cannot be 'ajar'. It takes auto | always | words"),
+        ("gate", "The option 'gate' cannot be 'ajar'. It takes auto | calibrated"),
     ],
 )
 def test_what_cannot_be_used_is_one_sentence(answer, case, words):

@@ -84,7 +84,8 @@ class Eraser(torch.nn.Module):
 def merged(model, clip, parts):
     """A MODEL of its own whose weights hold the sum of ``parts``: (gain, deltas, bottlenecks)."""
     with torch.inference_mode(False), torch.no_grad():
-        network = copy.deepcopy(model.model)
+        network = copy.copy(model.model)
+        network._modules = {**network._modules, "diffusion_model": copy.deepcopy(model.model.diffusion_model)}
         weights = dict(network.named_parameters())
         for name, (slot, _) in names(model, clip).items():
             total = sum(

@@ -144,7 +144,7 @@ class Bench:
 
     def ours(self, path):
         erasure = load(path, base=self.bare)
-        return erasure, graph.apply(self.model, self.clip, [Membrane(erasure)])
+        return erasure, graph.apply(self.model, self.clip, [Membrane(erasure, gate="always")], act_on="weights")
 
     def compare(self, tensors, wanted, name):
         path = f"{self.folder}/{name}.safetensors"
