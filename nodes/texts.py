@@ -101,7 +101,7 @@ def read(method: str, options: str) -> dict[str, str]:
     """The settings of the method and its gate. Raises BadInput for what cannot be read or is not known."""
     given = parse_options(options)
     if given.get("gate", "auto") not in GATES:
-        raise BadInput(f"The option 'gate' cannot be {given['gate']!r}. It takes auto | {' | '.join(GATES)}.")
+        raise BadInput(f"The option 'gate' cannot be {given['gate']!r}. It takes {' | '.join(GATES)}.")
     settings_of(method, {name: value for name, value in given.items() if name != "gate"})
     return given
 
