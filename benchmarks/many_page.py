@@ -16,10 +16,10 @@ LEFT_OUT = Path(__file__).resolve().parent / "results" / "uce_demo.json"
 HEAD = """\
 # Several concepts at once on the bundled model
 
-Made by `benchmarks/many.py` from `benchmarks/results/many.json`: UCE with our defaults, every concept onto an anchor of
-its kind. Each rate is k/n with its 95 % Wilson interval; before and after are the same prompts and seeds. Kept: after,
-in percent of before. The partner is the colour beside an erased shape or style and the shape beside an erased colour,
-where it is not erased itself.
+Made by `benchmarks/many.py` from `benchmarks/results/many.json`: UCE, every concept onto an anchor of its kind. Each
+rate is k/n with its 95 % Wilson interval; before and after are the same prompts and seeds. Kept: after, in percent of
+before. The partner is the colour beside an erased shape or style and the shape beside an erased colour, where it is not
+erased itself.
 """
 PICTURES = """\
 ![Pictures before, with the seven membranes solved jointly, and with the same seven summed](many.jpg)
@@ -41,7 +41,7 @@ def _section(name: str, record: Mapping[str, Any]) -> str:
     lines = [
         f"## {name}",
         "",
-        f"{erased}. Ridge {record['lamb']:g}, {record['preserved phrases']} preserved phrases.",
+        f"{erased}. {record['preserved phrases']} preserved phrases; {_options(record['options'])}.",
         "",
         "| target | before | after | anchor drawn instead | partner beside it kept |",
         "|---|---|---|---|---|",
@@ -68,6 +68,10 @@ def _section(name: str, record: Mapping[str, Any]) -> str:
         if len(every) > 1:
             lines.append(f"| all of these | {what} | {_two(_added(every))} | {_kept(_added(every))} |")
     return "\n".join(lines) + "\n"
+
+
+def _options(options: Mapping[str, float]) -> str:
+    return ", ".join(f"{name}={value:g}" for name, value in options.items()) or "our defaults"
 
 
 def _title(group: str, labels: Sequence[str]) -> str:

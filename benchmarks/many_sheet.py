@@ -16,7 +16,7 @@ from erasure_core.evaluation.groups import Case
 from erasure_core.evaluation.tally import Pair
 
 TILE, GAP, LEFT, MARGIN = 128, 12, 104, 24
-HEAD, LINE, BLOCK = 72, 20, 28
+HEAD, LINE, BLOCK = 96, 20, 28
 INK, PALE = (28, 32, 40), (105, 113, 125)
 GOOD, BAD = (24, 134, 72), (200, 40, 45)
 ROWS = ("before", "joint", "summed")
@@ -43,6 +43,8 @@ def sheet(
     draw = ImageDraw.Draw(image)
     erased = ", ".join(f"{target} > {anchor}" for target, anchor in anchors.items())
     draw.text((MARGIN, 20), f"Seven concepts at once: {erased}", fill=INK, font=_font(24))
+    note = "same prompt and seed in a column, the first seed of each · green frame: read as wanted, red: not"
+    draw.text((MARGIN, 52), note, fill=PALE, font=_font(17))
     for i, (title, columns) in enumerate(blocks):
         _draw_block(image, draw, title, columns, HEAD + i * _height(), (joint, summed))
     stream = io.BytesIO()
