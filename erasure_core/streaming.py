@@ -54,7 +54,7 @@ class Stream:
     def add(self, erase: Tensor, anchors: Tensor, weights: Tensor) -> None:
         """Rows ``erase`` -> ``anchors`` [m, d] with ``weights`` [m] > 0; equal rows and anchors are preserved rows."""
         found = _pairs(erase, anchors, weights)
-        for key, pair in found:
+        for _, pair in found:
             if not pair.weight > 0:
                 raise BadInput(f"The weight of a row must be above 0, not {pair.weight:g}.")
         for key, pair in found:
