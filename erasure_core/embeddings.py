@@ -162,9 +162,13 @@ def gather(
 def _batches(model: EditableModel, pairs: Sequence[Pair], selectors: Mapping[str, str]) -> Iterator[dict[str, RowSet]]:
     if not pairs:
         raise BadInput("There is no concept to erase.")
-    for start in range(0, len(pairs), AT_ONCE):
-        part = pairs[start : start + AT_ONCE]
-        texts = encode_texts(model, [t for p in part for t in (p.prompt, p.anchor, p.phrase, p.anchor_phrase)])
+    parts = [pairs[start : start + AT_ONCE] for start in range(0, len(pairs), AT_ONCE)]
+    wanted = [{t for p in part for t in (p.prompt, p.anchor, p.phrase, p.anchor_phrase)} for part in parts]
+    announce = getattr(model, "announce", None)  # a host that shows how far it is
+    if announce is not None and len(parts) > 1:
+        announce(sum(map(len, wanted)))
+    for part, prompts in zip(parts, wanted, strict=True):
+        texts = encode_texts(model, sorted(prompts))
         yield {name: _selected(texts, part, selector) for name, selector in selectors.items()}
 
 

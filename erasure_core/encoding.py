@@ -32,7 +32,7 @@ class TextEncoder:
     run: Callable[[Tensor], tuple[Tensor, Tensor | None]]
     fingerprint: Callable[[], str]
     clip_skip: int = 1
-    limit: int = 8192  # chunks kept; 77 x 768 fp32 rows are 0.24 MB each
+    limit: int = 2048  # chunks kept; 77 x 768 fp32 rows are 0.24 MB each, SDXL's two encoders need 0.63 MB
     _cache: OrderedDict[tuple[str, int, tuple[int, ...]], tuple[Tensor, Tensor | None]] = field(
         default_factory=OrderedDict, repr=False
     )

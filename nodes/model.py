@@ -24,6 +24,7 @@ from .t5 import T5Texts
 from .weights import HostWeights
 
 _BATCH = 32  # prompts encoded in one go where the host allows it
+_REMEMBERED = 2048  # prompts; of SDXL 0.63 MB each
 
 
 class HostPatch:
@@ -51,6 +52,8 @@ class HostModel:
         self._weights = HostWeights(self._family, model, host.text_patcher(clip))
         self._t5 = T5Texts(clip, self._family.context, node_id) if self.family == "flux" else None
         self._encoded: dict[str, tuple[Tensor, dict[str, list[list[int]]], Tensor | None]] = {}
+        self._bar: Callable[[int], None] | None = None
+        self._done = self._total = 0
 
     @property
     def family(self) -> str:
@@ -81,13 +84,14 @@ class HostModel:
         return self._weights
 
     def encode(self, prompts: Sequence[str]) -> Encoded:
-        """Encode prompts of any length as the host does; each distinct prompt once for this object."""
+        """Encode prompts of any length as the host does; the last few thousand are remembered by this object."""
         if not prompts:
             raise BadInput("There is no prompt to encode.")
         if self._t5 is not None:
             return self._t5.encode(prompts)
         self._encode_missing([p for p in dict.fromkeys(prompts) if p not in self._encoded])
         found = [self._encoded[prompt] for prompt in prompts]
+        self._remember(prompts)
         names = list(found[0][1])
         chunks = [len(ids[names[0]]) for _, ids, _ in found]
         longest = math.lcm(*chunks)
@@ -125,10 +129,25 @@ class HostModel:
             {"chunks": torch.ones(count, dtype=torch.long)},
         )
 
+    def announce(self, prompts: int) -> None:
+        """So many prompts will be given to :meth:`encode` in several calls: one bar of progress for all of them."""
+        self._bar, self._done, self._total = host.progress(prompts, self._node_id), 0, prompts
+
+    def _remember(self, prompts: Sequence[str]) -> None:
+        own = dict.fromkeys(prompts)
+        for prompt in own:
+            self._encoded[prompt] = self._encoded.pop(prompt)  # to the end: those used last are kept longest
+        while len(self._encoded) > _REMEMBERED:
+            del self._encoded[next(iter(self._encoded))]
+        self._done += len(own)
+        if self._done >= self._total:
+            self._bar = None
+
     def _encode_missing(self, prompts: Sequence[str]) -> None:
         if not prompts:
             return
-        advance = host.progress(len(prompts), self._node_id)
+        begun = 0 if self._bar is None else self._done
+        advance = self._bar or host.progress(len(prompts), self._node_id)
         size = 1 if self.family == "sdxl" else _BATCH  # of several chunks the host gives the first one's pooled vector
         for start in range(0, len(prompts), size):
             host.stop_if_asked()
@@ -139,7 +158,7 @@ class HostModel:
                     host.ENCODERS.get(key, key): [token_ids(chunk) for chunk in own[key]] for key in self._order(own)
                 }
                 self._encoded[prompt] = (rows, ids, pooled)
-            advance(start + len(part))
+            advance(begun + start + len(part))
 
     def _encode_together(self, tokens: Sequence[Mapping[str, Any]]) -> list[tuple[Tensor, Tensor | None]]:
         """Prompts as the chunks of one: each chunk is encoded by itself, so one call serves many prompts."""

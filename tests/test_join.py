@@ -163,9 +163,8 @@ def test_an_update_of_what_is_prepared_equals_the_whole_solve(m):
 
 
 def test_streaming_equals_the_batch_in_any_order_and_back():
-    problems = [random_problem(seed, p=0) for seed in range(30)]  # 120 rows: solved afresh more than once
+    problems = [random_problem(seed, p=0) for seed in range(REFACTOR + 10)]  # so many updates: solved afresh, too
     kept = random_problem(99)
-    assert sum(len(p.erase) for p in problems) > REFACTOR
     weights = kept.preserve_weights
     results = []
     for order in (problems, problems[::-1]):

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 
+from erasure_core import likeness as likeness_module
 from erasure_core.gates import Combined, PromptRow, make_gate, words_of
 from erasure_core.likeness import CLOSED_BELOW, Likeness, Subject, measure, neutral_bank
 
@@ -101,3 +102,44 @@ def test_combined_gates_are_the_larger_and_the_product(demo, kind):
         assert combined(row).gain == pytest.approx(max(w, s) if kind == "either" else w * s)
         blind = PromptRow(encoded.hidden[0])
         assert combined(blind) == like(blind)
+
+
+def crowd(width=96, subjects=500, each=6, seed=4):
+    """An index of thousands of vectors, as one is read from a file, and rows that lie near a few of them."""
+    generator = torch.Generator().manual_seed(seed)
+    units = torch.nn.functional.normalize(torch.randn(subjects * each, width, generator=generator), dim=1)
+    others = torch.nn.functional.normalize(torch.randn(700, width, generator=generator), dim=1)
+    owners = torch.arange(subjects).repeat_interleave(each)
+    floors = 0.45 + 0.2 * torch.rand(subjects, generator=generator)
+    centre = 0.1 * torch.randn(width, generator=generator)
+    apart = torch.arange(700) % subjects
+    index = Likeness(centre, units, owners, others, apart, floors, floors + 0.3)
+    near = torch.cat([units[::37], others[::51]])
+    noise = torch.randn(len(near), width, generator=generator) / width**0.5
+    mixed = torch.linspace(0.3, 2.0, len(near))[:, None] * noise
+    return index, centre + 7 * (near + mixed)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("sensitivity", [0.2, 0.5, 0.9])
+def test_a_first_look_at_thousands_of_vectors_changes_no_gain(monkeypatch, fast, sensitivity):
+    monkeypatch.setattr(likeness_module, "_bfloat_is_fast", lambda: fast)
+    index, rows = crowd()
+    own, other = torch.full((500,), -1.0).double(), torch.full((500,), -1.0).double()
+    for row in torch.nn.functional.normalize((rows - index.centre).double(), dim=1):
+        for cosines, owners, best in (
+            (index.references.double() @ row, index.owners, own),
+            (index.others.double() @ row, index.other_owners, other),
+        ):
+            best.scatter_reduce_(0, owners, cosines, "amax")
+    score = own - (other - own).clamp_min(0)
+    expected = ((score - index.ceilings) / (2 * (index.ceilings - index.floors) * sensitivity) + 1).clamp(0, 1)
+    expected[expected < CLOSED_BELOW] = 0
+    gains = index(rows, sensitivity)
+    assert torch.allclose(gains.double(), expected, atol=1e-5)
+    assert torch.equal(gains > 0, expected > 0)
+    assert 10 < int((gains > 0).sum()) < 250 and int(((gains > 0) & (gains < 1)).sum()) > 5
+    if fast:
+        room = 2 * (index.ceilings - index.floors) * sensitivity
+        looked = index._near(rows, index.ceilings - (1 - CLOSED_BELOW) * room)
+        assert int((gains > 0).sum()) <= len(looked) < 300
