@@ -177,7 +177,6 @@ def several():
     both = guided(guided(model, clip, "circle"), clip, "red")
     lines = guided(model, clip, "circle\nred")
     small = guided(guided(model, clip, "circle"), clip, "red", options="sum_limit=0.2")
-    stronger = guided(guided(model, clip, "circle", strength=3.0), clip, "red", strength=3.0, options="sum_limit=0.2")
     skewed = clip.clone()
     weights = {n: t for n, t in clip.patcher.model_state_dict().items() if n.endswith("final_layer_norm.weight")}
     skewed.patcher.add_patches({n: ("diff", (torch.ones_like(t),)) for n, t in weights.items()})
@@ -255,18 +254,22 @@ def beside():
 
 
 def _third(model, pair):
-    """The text of the guidance as the network gets it."""
-    clone, found = model.clone(), []
-    network = clone.model.diffusion_model
+    """The text of the guidance as cross-attention gets it."""
+    found, where = [], []
+    network = model.model.diffusion_model
+    layer = next(m for n, m in network.named_modules() if n.endswith("attn2"))
 
-    def keep(module, args, kwargs):
-        context = kwargs["context"] if "context" in kwargs else args[2]
-        options = kwargs.get("transformer_options") or args[4]
-        size = len(context) // len(options["cond_or_uncond"])
-        at = options["cond_or_uncond"].index(2)
-        found.append(context[at * size : (at + 1) * size].clone())
+    def call(function, args):
+        where.append(args["cond_or_uncond"])
+        return function(args["input"], args["timestep"], **args["c"])
 
-    hook = network.register_forward_pre_hook(keep, with_kwargs=True)
+    def keep(module, args):
+        size, at = len(args[0]) // len(where[-1]), where[-1].index(2)
+        found.append(args[0][at * size : (at + 1) * size].clone())
+
+    clone = model.clone()
+    clone.set_model_unet_function_wrapper(call)
+    hook = layer.to_k.register_forward_pre_hook(keep)
     try:
         draw(clone, pair, steps=1)
     finally:
@@ -388,13 +391,11 @@ def flat():
 
 
 def refused():
-    model, clip = graph.node("DemoModel")[:2]
     node = graph.PACK.NODE_CLASS_MAPPINGS["MembraneNegativeGuidance"]
     return {
         "option": node.VALIDATE_INPUTS("circle", "negation", "wn=3"),
         "own input": node.VALIDATE_INPUTS("circle", "negation", "mode=robust"),
         "sum": node.VALIDATE_INPUTS("circle", "negation", "sum_limit=9"),
-        "text": node.VALIDATE_INPUTS("circle -> ", "negation", ""),
         "two anchors": node.VALIDATE_INPUTS("circle -> square -> star", "negation", ""),
         "fine": [node.VALIDATE_INPUTS("circle", method, "") for method in ("negation", "sld", "sega", "dng")],
         "linked": node.VALIDATE_INPUTS(None, None, None),
