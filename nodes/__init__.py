@@ -11,6 +11,7 @@ from .demo import DemoModel
 from .erase import Erase
 from .firewall import ConceptFirewall
 from .membranes import ApplyMembranes, Inspect, LoadMembrane, SaveMembrane
+from .negative_guidance import GuidancePlot, NegativeGuidance
 from .text_steer import TextSteer
 
 NODE_CLASS_MAPPINGS = {
@@ -24,6 +25,8 @@ NODE_CLASS_MAPPINGS = {
     "MembraneFirewall": ConceptFirewall,
     "MembraneAttentionNegative": AttentionNegative,
     "MembraneTextSteer": TextSteer,
+    "MembraneNegativeGuidance": NegativeGuidance,
+    "MembraneGuidancePlot": GuidancePlot,
 }
 NODE_DISPLAY_NAME_MAPPINGS = {
     "MembraneDemoModel": "Demo Model (Membrane)",
@@ -36,6 +39,8 @@ NODE_DISPLAY_NAME_MAPPINGS = {
     "MembraneFirewall": "Concept Firewall",
     "MembraneAttentionNegative": "Attention Negative",
     "MembraneTextSteer": "Text Steer",
+    "MembraneNegativeGuidance": "Negative Guidance",
+    "MembraneGuidancePlot": "Guidance Plot",
 }
 
 if importlib.util.find_spec("folder_paths") is None:  # not in the host: a test or a tool reads the nodes

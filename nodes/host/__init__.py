@@ -6,6 +6,19 @@ of the host are imported where they are used, so that these files can be read wi
 
 from __future__ import annotations
 
+from .batches import (
+    Entries,
+    batch_wrapper_of,
+    draws_from_posterior,
+    encoded,
+    levels_of,
+    more_texts,
+    put_batch_wrappers,
+    run_in,
+    scale_of,
+    step_of,
+    text_of,
+)
 from .bundled import build_model
 from .files import (
     ENDINGS,
@@ -19,7 +32,7 @@ from .files import (
     register_folders,
     save_place,
 )
-from .marks import ENCODERS, KEY, STAMP
+from .marks import ENCODERS, GUIDANCE, KEY, STAMP
 from .models import (
     add_full,
     add_low_rank,
@@ -59,12 +72,15 @@ __all__ = [
     "ENCODERS",
     "ENDINGS",
     "FOLDERS",
+    "GUIDANCE",
     "KEY",
     "POLICIES",
     "STAMP",
+    "Entries",
     "add_full",
     "add_low_rank",
     "arguments_of",
+    "batch_wrapper_of",
     "build_model",
     "chunks_of",
     "clip_skip_of",
@@ -72,7 +88,9 @@ __all__ = [
     "clone",
     "conditionings",
     "denoiser_of",
+    "draws_from_posterior",
     "encode",
+    "encoded",
     "feeds_regions",
     "file_names",
     "file_path",
@@ -80,6 +98,8 @@ __all__ = [
     "guider_of",
     "is_ours",
     "key_patches",
+    "levels_of",
+    "more_texts",
     "network_of",
     "noise_between",
     "noise_now",
@@ -89,14 +109,19 @@ __all__ = [
     "policy_path",
     "pooled_vectors",
     "progress",
+    "put_batch_wrappers",
     "put_wrappers",
     "register_folders",
+    "run_in",
     "running",
     "save_place",
+    "scale_of",
     "send",
     "settings_of",
     "shapes",
+    "step_of",
     "stop_if_asked",
+    "text_of",
     "text_patcher",
     "timed",
     "times",

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...erasure_core.chain import Place
 from ...erasure_core.keys.text import Slot
+from .batches import batch_wrapper_of
 from .marks import KEY, STAMP
 
 
@@ -81,11 +82,17 @@ def noise_between(guider: Any, start: float, end: float) -> tuple[float, float]:
     return float(levels.percent_to_sigma(start)), float(levels.percent_to_sigma(end))
 
 
+def _conds_of(guider: Any) -> dict[str, Any]:
+    """Role -> entries, with the texts of our own guidance whether or not its wrapper has begun: order is nothing."""
+    guidance = batch_wrapper_of(guider.model_patcher)
+    return {**({} if guidance is None else guidance.texts), **guider.conds}
+
+
 def times(guider: Any) -> dict[Any, tuple[float, float]]:
     """uuid -> highest and lowest noise level of each conditioning that is not used all the time."""
     return {
         entry.get("uuid"): noise_between(guider, entry.get("start_percent", 0.0), entry.get("end_percent", 1.0))
-        for entries in guider.conds.values()
+        for entries in _conds_of(guider).values()
         for entry in entries or ()
         if (entry.get("start_percent", 0.0), entry.get("end_percent", 1.0)) != (0.0, 1.0)
     }
@@ -94,9 +101,9 @@ def times(guider: Any) -> dict[Any, tuple[float, float]]:
 def conditionings(guider: Any) -> Iterator[tuple[str, Any, Tensor, Mapping[str, Any] | None]]:
     """(role, uuid, rows [n, T, d], our stamp) of every text the guider samples with.
 
-    Roles are "positive", "negative" and what other guiders add.
+    Roles are "positive", "negative" and what other guiders and our own guidance add.
     """
-    for role, entries in guider.conds.items():
+    for role, entries in _conds_of(guider).items():
         for entry in entries or ():
             rows = entry.get("cross_attn")
             if rows is not None:
@@ -105,7 +112,7 @@ def conditionings(guider: Any) -> Iterator[tuple[str, Any, Tensor, Mapping[str, 
 
 def pooled_vectors(guider: Any) -> dict[Any, Tensor]:
     """uuid -> pooled vectors [n, p] of every text the guider samples with, where the model family has them."""
-    entries = [entry for found in guider.conds.values() for entry in found or ()]
+    entries = [entry for found in _conds_of(guider).values() for entry in found or ()]
     return {e.get("uuid"): e["pooled_output"] for e in entries if e.get("pooled_output") is not None}
 
 

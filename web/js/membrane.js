@@ -4,6 +4,7 @@ import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
 import { list, loadStyle } from "./dom.js";
 import { readEvent } from "./gains.js";
+import { readGuidance } from "./guidance.js";
 import { hasPanel, Panel } from "./panel.js";
 import { useLanguage } from "./words.js";
 
@@ -36,11 +37,14 @@ app.registerExtension({
       if (detail.panel && !panel.report) panel.show(detail.panel); // the page was reloaded and the node is cached
       panel.addGains(readEvent(detail));
     });
+    api.addEventListener("membrane.guidance", ({ detail }) => {
+      const panel = panels.get(nodeOf(detail?.node_id));
+      if (!panel) return;
+      latest.set(keyOf(panel.node), panel);
+      panel.addGuidance(readGuidance(detail));
+    });
     api.addEventListener("execution_start", () => {
-      for (const node of nodesOf(app.graph)) {
-        const panel = panels.get(node);
-        if (panel) panel.gains.outdated = true;
-      }
+      for (const node of nodesOf(app.graph)) panels.get(node)?.outdate();
     });
   },
 

@@ -3,6 +3,7 @@
 import { app } from "../../../scripts/app.js";
 import { element, list, record } from "./dom.js";
 import { Gains } from "./gains.js";
+import { Guidance } from "./guidance.js";
 import { body, warnings } from "./receipt.js";
 import { say } from "./words.js";
 
@@ -18,6 +19,7 @@ const HINTS = {
   MembraneLoad: "hint.load",
   MembraneSave: "hint.save",
   MembraneInspect: "hint.inspect",
+  MembraneNegativeGuidance: "hint.guides",
 };
 
 /** Whether a node of this class has a panel. */
@@ -35,6 +37,7 @@ export class Panel {
     this.node = node;
     this.report = null;
     this.gains = new Gains();
+    this.guidance = new Guidance();
     this.measured = 40; // height of the content when it was last laid out
     this.fitted = null; // height of the node as this panel has set it; null: as somebody chose it
     this.content = element("div", "membrane-content");
@@ -77,10 +80,23 @@ export class Panel {
     this.draw();
   }
 
+  /** A sampling has ended. */
+  addGuidance(run) {
+    this.guidance.add(run);
+    this.draw();
+  }
+
+  /** A new execution has begun: what its events say takes the place of what is shown. */
+  outdate() {
+    this.gains.outdated = true;
+    this.guidance.outdated = true;
+  }
+
   /** Takes over what another panel of the same node showed: undo and tab changes build all nodes anew. */
   restore(other) {
     this.report = other.report;
     this.gains = other.gains;
+    this.guidance = other.guidance;
     this.draw();
   }
 
@@ -102,7 +118,7 @@ export class Panel {
 
   _parts() {
     const report = this.report;
-    const gains = this.gains.elements();
+    const gains = [...this.gains.elements(), ...this.guidance.elements()];
     if (!report && !gains.length) return [element("div", "membrane-hint", say(HINTS[this.node.comfyClass] ?? ""))];
     if (!report) return gains;
     const waiting = reportsGains(report) && !gains.length ? [element("div", "membrane-hint", say("waiting"))] : [];
