@@ -17,7 +17,7 @@ from .gates import check_gate, choose_gate, make_gate
 from .join import erase_again, joined
 from .models import EditableModel, Patch
 from .options import read_options
-from .plan import ACT_ON, Chaining, Plan, can_be_gated, part_of, planned
+from .plan import ACT_ON, Chaining, Plan, can_be_gated, planned
 from .probe import check_encoder
 from .reading import Activation, prompt_rows
 
@@ -141,7 +141,7 @@ def apply(
         doubts = _check(model, erasure)
         gate, why = choose_gate(membrane.gate, erasure.gate, can_be_gated(erasure, act_on), model)
         notes = (*again, *how, *((why,) if why else ()))
-        plan = planned(model, membrane, erasure, act_on, gate)
+        plan = planned(model, membrane.label, erasure, act_on, gate, part_of(membrane))
         deltas += [delta.scaled(float(membrane.strength)) for delta in plan.baked.values()]
         if membrane.strength != 0 and (plan.maps or plan.deltas or plan.bottlenecks):
             actions.append(
@@ -161,6 +161,17 @@ def apply(
             )
         receipts.append(_receipt(model, membrane, erasure, plan, gate, notes, doubts + warnings_of(erasure)))
     return Applied(model.patch(actions, [delta for delta in deltas if delta.scale != 0], rows), tuple(receipts))
+
+
+def part_of(membrane: Membrane) -> tuple[float, float]:
+    """The part of the sampling in which it acts; membranes of an earlier version always do."""
+    return float(getattr(membrane, "start", 0.0)), float(getattr(membrane, "end", 1.0))
+
+
+def can_be_gated(erasure: Erasure, act_on: str) -> bool:
+    """Whether anything of it will act by gains: what is baked in cannot, nor changes of text encoders."""
+    late = any(name.startswith(_DENOISER) for name in erasure.weight_deltas)
+    return act_on != "weights" and bool(erasure.maps or erasure.bottlenecks or late)
 
 
 def would_activate(

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .bottleneck import Bottleneck
 from .erasure import EmbeddingMap, Erasure, WeightDelta
 from .errors import BadInput
 from .models import EditableModel
 from .options import choice, number, parse_options, read_options
-
-if TYPE_CHECKING:
-    from .membranes import Membrane
 
 ACT_ON = ("auto", "text", "weights")
 CHAIN_MODES = ("sum", "official_compat")
@@ -54,29 +51,20 @@ class Plan:
         return " and ".join(name for name, part in parts.items() if part) or "nothing"
 
 
-def part_of(membrane: Membrane) -> tuple[float, float]:
-    """The part of the sampling in which it acts; membranes of an earlier version always do."""
-    return float(getattr(membrane, "start", 0.0)), float(getattr(membrane, "end", 1.0))
-
-
-def can_be_gated(erasure: Erasure, act_on: str) -> bool:
-    """Whether anything of it will act by gains: what is baked in cannot, nor changes of text encoders."""
-    late = any(name.startswith(_DENOISER) for name in erasure.weight_deltas)
-    return act_on != "weights" and bool(erasure.maps or erasure.bottlenecks or late)
-
-
-def planned(model: EditableModel, membrane: Membrane, erasure: Erasure, act_on: str, gate: str) -> Plan:
-    """The parts of ``erasure``, the solved one of ``membrane``, under ``gate``, which is not "auto".
+def planned(
+    model: EditableModel, label: str, erasure: Erasure, act_on: str, gate: str, window: tuple[float, float]
+) -> Plan:
+    """The parts of ``erasure`` under ``gate``, which is not "auto", in the part ``window`` of the sampling.
 
     Changes of text encoders are always baked in: the text is encoded before any gate can know it. So are whole
     differences of weights that act always, since adding them at run time would double the work of their layers.
     Raises BadInput if what cannot be baked in is asked to be.
     """
-    constant = gate == "always" and part_of(membrane) == (0.0, 1.0)
+    constant = gate == "always" and window == (0.0, 1.0)
     if act_on == "weights":
         if erasure.bottlenecks:
             raise BadInput(
-                f"'{membrane.label}' holds small networks behind the attention (Receler), which no weight can hold. "
+                f"'{label}' holds small networks behind the attention (Receler), which no weight can hold. "
                 "Use act_on = auto."
             )
         return Plan(baked=erasure.deltas(model.weights()), notes=_notes(not constant, gate))
