@@ -168,12 +168,6 @@ def part_of(membrane: Membrane) -> tuple[float, float]:
     return float(getattr(membrane, "start", 0.0)), float(getattr(membrane, "end", 1.0))
 
 
-def can_be_gated(erasure: Erasure, act_on: str) -> bool:
-    """Whether anything of it will act by gains: what is baked in cannot, nor changes of text encoders."""
-    late = any(name.startswith(_DENOISER) for name in erasure.weight_deltas)
-    return act_on != "weights" and bool(erasure.maps or erasure.bottlenecks or late)
-
-
 def would_activate(
     model: EditableModel, membranes: Membrane | Sequence[Membrane], prompt: str
 ) -> list[tuple[Membrane, Activation]]:

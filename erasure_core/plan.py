@@ -51,6 +51,12 @@ class Plan:
         return " and ".join(name for name, part in parts.items() if part) or "nothing"
 
 
+def can_be_gated(erasure: Erasure, act_on: str) -> bool:
+    """Whether anything of it will act by gains: what is baked in cannot, nor changes of text encoders."""
+    late = any(name.startswith(_DENOISER) for name in erasure.weight_deltas)
+    return act_on != "weights" and bool(erasure.maps or erasure.bottlenecks or late)
+
+
 def planned(
     model: EditableModel, label: str, erasure: Erasure, act_on: str, gate: str, window: tuple[float, float]
 ) -> Plan:
