@@ -35,12 +35,20 @@ def united(problems: Sequence[EditProblem]) -> EditProblem:
     widths = {problem.width for problem in problems}
     if len(widths) > 1:
         raise BadInput(f"Erasures of text vectors of different widths ({sorted(widths)}) cannot be joined.")
-    pairs, omega, groups, kept, kept_omega = [], [], [], [], []
+    pairs, omega, groups = [], [], []
+    kept: list[Tensor] = []
+    kept_omega: list[Tensor] = []
+    known: dict[tuple[int, bytes, bytes], int] = {}
     for number, problem in enumerate(problems):
         rows = problem.rows
         pairs.append(torch.cat([rows.erase, rows.anchors], dim=1))
         omega.append(rows.omega)
         groups.append(torch.full((len(rows.erase),), number))
+        alike = (len(rows.preserve), rows.preserve[:1].numpy().tobytes(), rows.preserve[-1:].numpy().tobytes())
+        place = known.setdefault(alike, len(kept))
+        if place < len(kept) and torch.equal(kept[place], rows.preserve):  # most keep the same: their rows once will do
+            kept_omega[place] = torch.maximum(kept_omega[place], rows.omega_preserve)
+            continue
         kept.append(rows.preserve)
         kept_omega.append(rows.omega_preserve)
     count = torch.tensor([len(part) for part in pairs], dtype=torch.float64)
