@@ -41,12 +41,19 @@ Given = tuple[Tensor, Tensor, Tensor]
 def rece_loop(original: list[Tensor], edited: list[Tensor], given: Given) -> list[Tensor]:
     """One published epoch: derive the texts of one concept, edit every matrix relative to its current values."""
     erase, anchors, preserve = given
-    left, right = REG * torch.eye(WIDTH), torch.zeros(WIDTH, WIDTH)
+    left, right = rece_sums(original, edited)
+    derived = erase @ (torch.inverse(left) @ right).T
+    return base.published_loop(edited, derived, anchors, preserve)
+
+
+def rece_sums(original: list[Tensor], edited: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """What the loop adds up over all matrices to derive the texts of a concept."""
+    width = original[0].shape[1]
+    left, right = REG * torch.eye(width), torch.zeros(width, width)
     for now, before in zip(edited, original, strict=True):
         left = left + now.T @ now
         right = right + now.T @ before
-    derived = erase @ (torch.inverse(left) @ right).T
-    return base.published_loop(edited, derived, anchors, preserve)
+    return left, right
 
 
 def rece_ours(start: EditProblem, metric: Tensor, given: Given) -> Callable[[], EmbeddingMap]:
@@ -69,7 +76,7 @@ def batches(rows: Tensor) -> Iterator[Tensor]:
     for part in filter(len, (rows[:whole], rows[whole:])):
         prompts = min(PROMPTS, len(part))
         for start in range(0, len(part), prompts * POSITIONS):
-            yield part[start : start + prompts * POSITIONS].reshape(-1, prompts, WIDTH).transpose(1, 2)
+            yield part[start : start + prompts * POSITIONS].reshape(-1, prompts, rows.shape[1]).transpose(1, 2)
 
 
 def mace_loop(weights: list[Tensor], given: Given) -> list[Tensor]:
@@ -77,7 +84,7 @@ def mace_loop(weights: list[Tensor], given: Given) -> list[Tensor]:
     erase, anchors, preserve = given
     refined = []
     for weight in weights:
-        left, right = RIDGE * weight, RIDGE * torch.eye(WIDTH)
+        left, right = RIDGE * weight, RIDGE * torch.eye(weight.shape[1])
         for sources, goals in ((erase, anchors), (preserve, preserve)):
             for columns, wanted in zip(batches(sources), batches(goals), strict=True):
                 left = left + torch.bmm(weight @ wanted, columns.transpose(1, 2)).sum(0)

@@ -52,9 +52,10 @@ def given(retained: int) -> Given:
 def published_layer(weight: Tensor, data: Given, threshold: float = 0.1, lamb: float = 0.0) -> Tensor:
     """The edited matrix, with the order of operations and the precision of the official code."""
     concepts, anchors, kept, fixed = (part.T for part in data)
-    one = torch.eye(WIDTH)
-    gram = concepts @ concepts.T / CONCEPTS
-    pull = (anchors - concepts) @ concepts.T / CONCEPTS
+    width, count = concepts.shape
+    one = torch.eye(width)
+    gram = concepts @ concepts.T / count
+    pull = (anchors - concepts) @ concepts.T / count
     careless = weight @ pull @ torch.inverse(one + gram)
 
     def filtered(columns: Tensor) -> Tensor:
@@ -67,7 +68,7 @@ def published_layer(weight: Tensor, data: Given, threshold: float = 0.1, lamb: f
     drawn = []
     for start in range(0, kept.shape[1], BLOCK):
         part = kept[:, start : start + BLOCK]
-        drawn += [part + weakest @ torch.randn(WIDTH, part.shape[1]) for _ in range(COPIES)]
+        drawn += [part + weakest @ torch.randn(width, part.shape[1]) for _ in range(COPIES)]
     kept = torch.cat([kept, *(filtered(part) for part in torch.cat(drawn, dim=1).split(128, dim=1))], dim=1)
     u, values, _ = torch.linalg.svd(kept @ kept.T / kept.shape[1])
     basis = u[:, values < threshold]
@@ -80,7 +81,7 @@ def published_layer(weight: Tensor, data: Given, threshold: float = 0.1, lamb: f
 def edit(data: Given, filtered: bool) -> NullSpaceEdit:
     """Our problem; with the paper's filter and augmentation, or with our defaults."""
     concepts, anchors, kept, fixed = (part.double() for part in data)
-    shares = torch.full((CONCEPTS,), 1 / CONCEPTS, dtype=torch.float64)
+    shares = torch.full((len(concepts),), 1 / len(concepts), dtype=torch.float64)
     plain = EditProblem(concepts, anchors, None, 1.0, shares)
     retained = torch.unique(kept, dim=0)
     return NullSpaceEdit(plain, retained, fixed, 0.1 if filtered else 0.03, 1.0, 0.0, not filtered, COPIES * filtered)
@@ -88,8 +89,9 @@ def edit(data: Given, filtered: bool) -> NullSpaceEdit:
 
 def of_model(weights: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """What ours needs of the matrices: ``sum W^T W`` and its weakest direction."""
-    metric = output_gram(weights, list(weights), torch.eye(WIDTH, dtype=torch.float64))
-    return metric, weakest_direction(metric, WIDTH)
+    width = next(iter(weights.values())).shape[1]
+    metric = output_gram(weights, list(weights), torch.eye(width, dtype=torch.float64))
+    return metric, weakest_direction(metric, width)
 
 
 def solved(data: Given, metric: Tensor, weakest: Tensor, filtered: bool) -> Solved:

@@ -29,8 +29,8 @@ def diagnose(problem: Problem, down: Tensor, up: Tensor, bias: Tensor | None = N
     singular = _singular_values(down, up)
     wanted = (rows.erase - rows.anchors).norm(dim=1)
     moved = wanted > 0
-    residual = _lengths(rows.erase, down, up, bias, rows.anchors - rows.erase)[moved] / wanted[moved]
-    drift = _lengths(rows.preserve, down, up, bias) / rows.preserve.norm(dim=1).clamp_min(1e-30)
+    residual = misses(rows.erase, down, up, bias, rows.anchors - rows.erase)[moved] / wanted[moved]
+    drift = misses(rows.preserve, down, up, bias) / rows.preserve.norm(dim=1).clamp_min(1e-30)
     return {
         "condition": _round(_largest_eigenvalue(problem.gram()) / problem.effective_ridge),
         "ridge": _round(problem.effective_ridge),
@@ -46,7 +46,7 @@ def diagnose(problem: Problem, down: Tensor, up: Tensor, bias: Tensor | None = N
     }
 
 
-def _lengths(rows: Tensor, down: Tensor, up: Tensor, bias: Tensor | None, wanted: Tensor | None = None) -> Tensor:
+def misses(rows: Tensor, down: Tensor, up: Tensor, bias: Tensor | None, wanted: Tensor | None = None) -> Tensor:
     """|X x + bias - wanted| of each row x [n, d] with X = ``up @ down``."""
     change = up @ down if 2 * len(down) > len(up) else None
     found = [torch.zeros(0, dtype=torch.float64)]

@@ -7,17 +7,19 @@ rows of another concept. Summing maps that were solved apart has neither propert
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from .diagnostics import misses
 from .erasure import EmbeddingMap, MapFactor
 from .errors import BadInput
 from .solver import EditProblem
 
 _ALIKE = 0.9  # cosine from which two rows count as one direction
+_PART = 1024  # rows that are compared with all others at once
 _APART = 0.5  # distance of two anchors, in lengths of the longer one, from which they count as different
 _RESIDUAL = 0.25  # share of the way that a concept must miss before a conflict is worth a word
 
@@ -33,12 +35,20 @@ def united(problems: Sequence[EditProblem]) -> EditProblem:
     widths = {problem.width for problem in problems}
     if len(widths) > 1:
         raise BadInput(f"Erasures of text vectors of different widths ({sorted(widths)}) cannot be joined.")
-    pairs, omega, groups, kept, kept_omega = [], [], [], [], []
+    pairs, omega, groups = [], [], []
+    kept: list[Tensor] = []
+    kept_omega: list[Tensor] = []
+    known: dict[tuple[int, bytes, bytes], int] = {}
     for number, problem in enumerate(problems):
         rows = problem.rows
         pairs.append(torch.cat([rows.erase, rows.anchors], dim=1))
         omega.append(rows.omega)
         groups.append(torch.full((len(rows.erase),), number))
+        alike = (len(rows.preserve), rows.preserve[:1].numpy().tobytes(), rows.preserve[-1:].numpy().tobytes())
+        place = known.setdefault(alike, len(kept))
+        if place < len(kept) and torch.equal(kept[place], rows.preserve):  # most keep the same: their rows once will do
+            kept_omega[place] = torch.maximum(kept_omega[place], rows.omega_preserve)
+            continue
         kept.append(rows.preserve)
         kept_omega.append(rows.omega_preserve)
     count = torch.tensor([len(part) for part in pairs], dtype=torch.float64)
@@ -93,34 +103,35 @@ def conflicts(problems: Sequence[EditProblem]) -> list[Conflict]:
     whole = united(problems)
     up, down = whole.factors()
     rows = whole.rows
-    reach = rows.erase + (rows.erase @ down.T) @ up.T
     wanted = (rows.erase - rows.anchors).norm(dim=1).clamp_min(1e-30)
-    missed = (reach - rows.anchors).norm(dim=1) / wanted
-    unit = torch.nn.functional.normalize(rows.erase, dim=1)
-    alike = unit @ unit.T > _ALIKE
-    apart = torch.cdist(rows.anchors, rows.anchors) > _APART * _longer(rows.anchors)
-    bad = torch.maximum(missed[:, None], missed[None]) > _RESIDUAL
+    missed = misses(rows.erase, down, up, None, rows.anchors - rows.erase) / wanted
+    unit, lengths = torch.nn.functional.normalize(rows.erase, dim=1), rows.anchors.norm(dim=1)
     found: dict[tuple[int, int], Conflict] = {}
-    for i, j in torch.nonzero(torch.triu(alike & apart & bad, diagonal=1)).tolist():
-        first, second = sorted((int(rows.groups[i]), int(rows.groups[j])))
-        if first == second:
-            continue
-        new = Conflict(first, second, float(unit[i] @ unit[j]), float(max(missed[i], missed[j])))
-        old = found.get((first, second))
-        if old is None or new.missed > old.missed:
-            found[first, second] = new
+    for i, j in _alike(unit, rows.groups):
+        worse = torch.maximum(missed[i], missed[j])
+        apart = (rows.anchors[i] - rows.anchors[j]).norm(dim=1) > _APART * torch.maximum(lengths[i], lengths[j])
+        bad = apart & (worse > _RESIDUAL)
+        for one, other, how in zip(i[bad].tolist(), j[bad].tolist(), worse[bad].tolist(), strict=True):
+            first, second = sorted((int(rows.groups[one]), int(rows.groups[other])))
+            old = found.get((first, second))
+            if old is None or how > old.missed:
+                found[first, second] = Conflict(first, second, float(unit[one] @ unit[other]), how)
     return sorted(found.values(), key=lambda conflict: -conflict.missed)
+
+
+def _alike(unit: Tensor, groups: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Numbers of rows of two erasures that point the same way, each pair once, some rows at a time."""
+    for start in range(0, len(unit), _PART):
+        near = torch.triu(unit[start : start + _PART] @ unit[start:].T > _ALIKE, diagonal=1)
+        i, j = (torch.nonzero(near) + start).T.split(1)
+        apart = groups[i[0]] != groups[j[0]]
+        yield from zip(i[0][apart].split(_PART), j[0][apart].split(_PART), strict=True)
 
 
 def by_space(parts: Sequence[Mapping[str, EditProblem]]) -> dict[str, list[tuple[int, EditProblem]]]:
     """Text space -> (number of the erasure, its problem there)."""
     spaces = dict.fromkeys(space for part in parts for space in part)
     return {space: [(i, part[space]) for i, part in enumerate(parts) if space in part] for space in spaces}
-
-
-def _longer(rows: Tensor) -> Tensor:
-    lengths = rows.norm(dim=1)
-    return torch.maximum(lengths[:, None], lengths[None])
 
 
 def _largest(rows: Tensor, weights: Tensor, groups: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -53,16 +53,19 @@ class RowSums:
 
     def add(self, erase: Tensor, anchors: Tensor, weights: Tensor, groups: Tensor) -> None:
         """Pairs ``erase`` -> ``anchors`` [m, d] with ``weights`` [m] >= 0 and their concepts [m]."""
-        check_finite("rows to erase", erase)
-        check_finite("anchors", anchors)
         rows = erase.double()
         change = anchors.double() - rows
-        self.old += gram_of(rows, weights)
-        moving = change.any(dim=1)
-        if moving.any():
-            self.pull += (change[moving] * weights[moving, None]).T @ rows[moving]
+        square = float(torch.linalg.vector_norm(rows)) ** 2
+        check_finite("rows to erase", torch.tensor(square))
+        check_finite("anchors", torch.linalg.vector_norm(change))
+        if (weights == weights[0]).all():  # then they can be left for the end
+            self.old += float(weights[0]) * gram_of(rows)
+            self.pull += float(weights[0]) * (change.T @ rows)
+        else:
+            self.old += gram_of(rows, weights)
+            self.pull += (change * weights[:, None]).T @ rows
         self._weight += float(weights.sum())
-        self._square += float(rows.square().sum())
+        self._square += square
         self._remember(erase, anchors, weights, groups)
         self.count += len(erase)
 

@@ -162,6 +162,53 @@ def test_an_update_of_what_is_prepared_equals_the_whole_solve(m):
         Prepared(problem.preserve, problem.preserve_weights, 0.0)
 
 
+def test_what_many_erasures_keep_counts_once_with_its_largest_weight():
+    problems = [random_problem(seed) for seed in range(4)]
+    shared = random_problem(50).preserve
+    given = [
+        dataclasses.replace(p, preserve=torch.cat([shared, p.preserve[:own]]), preserve_weights=w)
+        for p, own, w in zip(
+            problems,
+            (0, 0, 3, 0),
+            (torch.ones(12), torch.linspace(0.5, 2, 12), torch.ones(15), torch.ones(12)),
+            strict=True,
+        )
+    ]
+    whole = united(given)
+    expected = {tuple(row.tolist()): 0.0 for problem in given for row in problem.preserve}
+    for problem in given:
+        for row, weight in zip(problem.preserve, problem.preserve_weights.tolist(), strict=True):
+            key = tuple(row.tolist())
+            expected[key] = max(expected[key], weight)
+    found = {tuple(row.tolist()): w for row, w in zip(whole.preserve, whole.preserve_weights.tolist(), strict=True)}
+    assert len(found) == 15 and found == pytest.approx(expected)
+
+
+def test_conflicts_are_those_of_a_loop_over_all_pairs(monkeypatch):
+    problems = [random_problem(seed, p=0, d=8) for seed in range(12)]
+    for first, second in ((0, 5), (3, 4), (7, 11)):
+        problems[second].erase[:2] = 1.1 * problems[first].erase[1:3]
+    whole = united(problems)
+    c, a, w, owner = whole.erase.double(), whole.anchors.double(), whole.erase_weights.double(), whole.groups
+    gram = whole.ridge * torch.eye(8).double() + (c * w[:, None]).T @ c
+    reached = c + c @ torch.linalg.solve(gram, (c * w[:, None]).T @ (a - c))
+    missed = (reached - a).norm(dim=1) / (c - a).norm(dim=1)
+    expected = {}
+    for i in range(len(c)):
+        for j in range(len(c)):
+            cosine = c[i] @ c[j] / (c[i].norm() * c[j].norm())
+            apart = (a[i] - a[j]).norm() > 0.5 * max(a[i].norm(), a[j].norm())
+            worse = max(missed[i], missed[j]).item()
+            if owner[i] < owner[j] and cosine > 0.9 and apart and worse > 0.25:
+                key = (int(owner[i]), int(owner[j]))
+                expected[key] = max(expected.get(key, 0.0), worse)
+    assert len(expected) >= 3
+    for part in (1024, 5):
+        monkeypatch.setattr("erasure_core.joint._PART", part)
+        found = {(conflict.first, conflict.second): conflict.missed for conflict in conflicts(problems)}
+        assert found == pytest.approx(expected, rel=1e-6)
+
+
 def test_streaming_equals_the_batch_in_any_order_and_back():
     problems = [random_problem(seed, p=0) for seed in range(REFACTOR + 10)]  # so many updates: solved afresh, too
     kept = random_problem(99)
