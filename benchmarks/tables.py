@@ -42,7 +42,7 @@ from erasure_core.showcase import demo_concept
 CONCEPTS = {"circle": "square", "star": "heart", "red": "blue", "green": "yellow", "striped": "outlined"}
 OTHERS = {
     **{"square": "triangle", "triangle": "star", "heart": "cross", "cross": "moon", "moon": "ring", "ring": "circle"},
-    **{"orange": "red", "yellow": "green", "cyan": "blue", "blue": "purple", "purple": "pink", "pink": "red"},
+    **{"orange": "red", "yellow": "green", "cyan": "green", "blue": "cyan", "purple": "pink", "pink": "red"},
     **{"dotted": "striped", "outlined": "dotted"},
 }
 ANCHORS = {**CONCEPTS, **OTHERS}
@@ -184,8 +184,9 @@ def main() -> int:
                 write_bytes(options.out, f"{content}\n".encode())
 
     if options.best_two:
-        run(CONCEPTS, (*METHODS, CONTROL), SIZE)
-        run(options.concepts or OTHERS, (*best_two(records), CONTROL), NAMED)
+        run(CONCEPTS, METHODS, SIZE)
+        run(options.concepts or OTHERS, best_two(records), NAMED)
+        run(options.concepts or ANCHORS, [CONTROL], NAMED)
     else:
         run(options.concepts or CONCEPTS, options.methods or (*METHODS, CONTROL), SIZE)
     print(page(records))
