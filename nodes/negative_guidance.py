@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .common import clip_input, model_input, part_input
+from .common import clip_input, part_input
 
 METHODS = ["negation", "negative", "sld", "sega", "perp_neg", "dng", "all_but_one"]
 WINDOWS = ["surgical", "balanced", "robust", "whole"]
@@ -31,7 +31,12 @@ class NegativeGuidance:
         """What to avoid, how, how strongly and when."""
         return {
             "required": {
-                "model": model_input(),
+                "model": (
+                    "MODEL",
+                    {
+                        "tooltip": "The model to guide, after its LoRAs: any that is sampled with a prompt and a negative."
+                    },
+                ),
                 "clip": clip_input(),
                 "text": (
                     "STRING",
