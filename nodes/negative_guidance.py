@@ -34,7 +34,8 @@ class NegativeGuidance:
                 "model": (
                     "MODEL",
                     {
-                        "tooltip": "The model to guide, after its LoRAs: any that is sampled with a prompt and a negative."
+                        "tooltip": "The model to guide, after its LoRAs: any that is sampled with a prompt and a "
+                        "negative."
                     },
                 ),
                 "clip": clip_input(),
