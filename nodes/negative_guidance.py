@@ -33,10 +33,7 @@ class NegativeGuidance:
             "required": {
                 "model": (
                     "MODEL",
-                    {
-                        "tooltip": "The model to guide, after its LoRAs: any that is sampled with a prompt and a "
-                        "negative."
-                    },
+                    {"tooltip": "The model to guide, after its LoRAs: any that is drawn with a prompt and a negative."},
                 ),
                 "clip": clip_input(),
                 "text": (

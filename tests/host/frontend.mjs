@@ -142,6 +142,35 @@ async function chainOfMembranes(page) {
   return facts;
 }
 
+/** Negative Guidance before the sampler of the open workflow: its panel before and after a run, and at cfg 1. */
+async function guidance(page) {
+  await page.evaluate(() => {
+    const node = LiteGraph.createNode("MembraneNegativeGuidance");
+    app.graph.add(node);
+    const [sampler] = app.graph.nodes.filter((one) => one.type === "KSampler");
+    const link = app.graph.links[sampler.inputs.find((input) => input.name === "model").link];
+    const [demo] = app.graph.nodes.filter((one) => one.type === "MembraneDemoModel");
+    app.graph.getNodeById(link.origin_id).connect(link.origin_slot, node, 0);
+    demo.connect(1, node, 1);
+    node.connect(0, sampler, 0);
+  });
+  const facts = { hint: await panels(page), end: await run(page), first: await panels(page) };
+  facts.drawn = await page.evaluate(() => {
+    const node = app.graph.nodes.find((one) => one.type === "MembraneNegativeGuidance");
+    const plot = node.widgets.find((one) => one.name === "membrane_panel").element.querySelector(".membrane-plot");
+    const { width, height } = plot.getBoundingClientRect();
+    return { paths: plot.querySelectorAll("path").length, dots: plot.querySelectorAll("circle").length, width, height };
+  });
+  await page.evaluate(() => {
+    const of = (type, name) => app.graph.nodes.find((one) => one.type === type).widgets.find((w) => w.name === name);
+    of("MembraneNegativeGuidance", "method").value = "negative";
+    for (const node of app.graph.nodes) if (node.type === "KSampler") node.widgets.find((w) => w.name === "cfg").value = 1;
+  });
+  facts.again = await run(page);
+  facts.second = await panels(page);
+  return facts;
+}
+
 /** The erasing workflow once, as the settings show it; a `strength` of its own, or the host would have it cached. */
 async function once(page, strength) {
   await openWorkflow(page, example("erase_a_shape"));
@@ -154,6 +183,7 @@ async function once(page, strength) {
     const node = LiteGraph.createNode("MembraneErase");
     return { title: node.title, widgets: node.widgets.map((widget) => widget.label ?? widget.name) };
   });
+  facts.guidance = await guidance(page);
   return facts;
 }
 

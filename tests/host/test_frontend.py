@@ -210,3 +210,21 @@ def test_the_examples_have_a_picture_and_no_path(name):
     text = json.dumps(example(name))
     assert (ROOT / "example_workflows" / f"{name}.jpg").read_bytes()[:2] == b"\xff\xd8"
     assert [mark for mark in ("/home", "/root", "/tmp", "/work", "/Users", ":\\") if mark in text] == []
+
+
+@pytest.mark.parametrize("task", ["nodes2", "chinese"])
+def test_negative_guidance_draws_what_it_did(see, request, task):
+    if task == "nodes2":
+        request.getfixturevalue("has_nodes2")
+    facts = see(task)["guidance"]
+    shown = {when: facts[when]["MembraneNegativeGuidance"][0] for when in ("hint", "first", "second")}
+    assert facts["end"] == facts["again"] == ["execution_success", ""]
+    assert facts["drawn"]["paths"] == 3 and facts["drawn"]["dots"] >= 3 * 6
+    assert facts["drawn"]["width"] > 100 and facts["drawn"]["height"] > 20
+    assert shown["first"]["visible"] and shown["first"]["fits"] and shown["first"]["inNode"] is (task == "nodes2")
+    words = {"nodes2": ("After a run: what it did", "mask density"), "chinese": ("运行后显示：每一步", "遮罩密度")}[
+        task
+    ]
+    assert words[0] in shown["hint"]["text"] and words[1] in shown["first"]["text"]
+    assert "does nothing. Use a scale above 1" in shown["second"]["text"]
+    assert "does nothing" not in shown["first"]["text"]

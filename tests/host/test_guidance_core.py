@@ -1,4 +1,4 @@
-"""The core's guidance terms push the same pictures in ComfyUI, which predicts pictures, as in diffusers."""
+"""The node Negative Guidance draws the same pictures in ComfyUI as the core does in diffusers."""
 
 import pytest
 import torch

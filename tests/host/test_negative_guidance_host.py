@@ -12,12 +12,17 @@ def answer(in_comfy):
     return in_comfy("negative_guidance")
 
 
+@pytest.fixture(scope="module")
+def formulas(in_comfy):
+    return in_comfy("guidance_formulas")
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_the_node_is_the_published_formula(answer, kind, sampler):
+def test_the_node_is_the_published_formula(formulas, kind, sampler):
     names = ("negation", "perp_neg") if sampler == "heun" else ("negation", "perp_neg", "sld")
     for name in names:
-        error, effect = answer["formulas"][f"{kind}, {sampler}, {name}"]
+        error, effect = formulas[f"{kind}, {sampler}, {name}"]
         assert error <= EXACT and effect > 5e-3, name
 
 
