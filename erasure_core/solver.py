@@ -127,9 +127,11 @@ class EditProblem:
 
     @cached_property
     def _gram(self) -> Tensor:
-        total = gram_of(self.rows.erase, self.rows.omega) + gram_of(self.rows.preserve, self.rows.omega_preserve)
+        total = gram_of(self.rows.erase, self.rows.omega)
+        if len(self.rows.preserve):
+            total += gram_of(self.rows.preserve, self.rows.omega_preserve)
         if self.preserve_gram is not None:
-            total = total + _wide(self.preserve_gram)
+            total += _wide(self.preserve_gram)
         total.diagonal().add_(self.effective_ridge)
         return total
 
@@ -152,7 +154,7 @@ class EditProblem:
         rows = self.rows
         if terms_are_shared(len(rows.erase), len(rows.groups.unique()), self.width):
             pull = ((rows.anchors - rows.erase) * rows.omega[:, None]).T @ rows.erase
-            return Solved(self, *whole(pull, self.gram(), rows.groups))
+            return Solved(self, *whole(pull, self._gram, rows.groups))
         up, down = self.factors()
         return Solved(self, up, down, rows.groups)
 
@@ -163,7 +165,7 @@ class EditProblem:
 
     def _solve_primal(self) -> Tensor:
         weighted = self.rows.erase * self.rows.omega[:, None]
-        return torch.cholesky_solve(weighted.T, cholesky(self.gram())).T
+        return torch.cholesky_solve(weighted.T, cholesky(self._gram)).T
 
     def _solve_dual(self) -> Tensor:
         """First m rows of ``(ridge Omega^-1 + K K^T)^-1 K`` with K = erase and preserve rows stacked."""
