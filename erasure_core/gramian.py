@@ -10,7 +10,7 @@ PART = 8192  # rows that are handled together, so that what is made of them stay
 
 
 def gram_of(rows: Tensor, weights: Tensor | None = None) -> Tensor:
-    """``sum w x x^T`` [d, d] over ``rows`` [n, d], in their dtype; ``weights`` [n] >= 0, 1 if not given.
+    """``sum w x x^T`` [d, d] in float64 over ``rows`` [n, d] of any float dtype; ``weights`` [n] >= 0, 1 if not given.
 
     numpy hands a matrix times its own transpose to the symmetric product of the linear algebra library, which is half
     the work of a general one.
@@ -23,7 +23,7 @@ def gram_of(rows: Tensor, weights: Tensor | None = None) -> Tensor:
 
 
 def _part(rows: Tensor, weights: Tensor | None) -> Tensor:
-    scaled = rows.detach().cpu()
+    scaled = rows.detach().to("cpu", torch.float64)
     if weights is not None:
         scaled = scaled * weights.sqrt()[:, None]
     if len(rows) < _FEW:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 RIDGE_FLOOR = 1e-6  # times the mean eigenvalue of the Gram matrix
 SMALL_RANK = 8  # terms that a concept has at least a right to
+_WORK = 5e10
 SHARED = -1  # in the place of a concept's number: a term that belongs to several
 
 
@@ -206,8 +207,12 @@ class Solved:
 
 
 def terms_are_shared(rows: int, concepts: int, width: int) -> bool:
-    """Whether a change stays whole: more rows than dimensions, and eight terms for each concept would be, too."""
-    return rows > width and concepts * SMALL_RANK > width
+    """Whether a change stays whole instead of being taken apart by concept.
+
+    That is so if there are more rows than dimensions, and either eight terms for each concept would be more, too, or
+    taking the rows apart would take minutes (each costs some width^2 steps).
+    """
+    return rows > width and (concepts * SMALL_RANK > width or rows * width**2 > _WORK)
 
 
 def whole(pull: Tensor, gram: Tensor, groups: Tensor) -> tuple[Tensor, Tensor, Tensor]:

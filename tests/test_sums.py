@@ -70,7 +70,12 @@ def test_sums_of_rows_led_through_a_matrix():
     rows, through = row_set(40), draw(8, D, D).double()
     led = RowSums.of(rows.erase, rows.anchors, rows.weights, rows.groups).mapped(through)
     by_row = RowSums.of(rows.erase.double() @ through, rows.anchors, rows.weights, rows.groups)
-    for one, other in ((led.old, by_row.old), (led.pull, by_row.pull), (led.sample[0], by_row.sample[0])):
+    for one, other in (
+        (led.old, by_row.old),
+        (led.pull, by_row.pull),
+        (led.cross, by_row.cross),
+        (led.sample[0], by_row.sample[0]),
+    ):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
 
 
