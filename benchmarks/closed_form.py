@@ -1,17 +1,16 @@
 """How long a closed-form erasure takes once its rows are known: the published per-layer loop beside one shared solve.
 
-    python benchmarks/closed_form.py [--repeats 7] [--fresh] [--whole]
+    python benchmarks/closed_form.py [--rounds 3] [--fresh]
 
 Published loop (the UCE scripts of 2023 and 2025, arXiv 2308.14761): for each of the 32 key and value matrices of SD1.x
 (widths 320, 640, 1280; d = 768) it adds up outer products row by row in float32, inverts a 768 x 768 matrix explicitly
 and multiplies. Ours: rows -> (D, Y) in float64, once for all matrices. Turning (D, Y) into LoRA factors, W_l D for
 every matrix, stands in a column of its own. Random rows of SD1's length (about 28); text encoding is outside both.
 
-The loop is run whole for 10 + 100 rows (erased + preserved). For 100 + 1000 rows it is extrapolated and marked: a
-straight line in the number of rows, fitted to two smaller sizes measured in the same run, whose constant part is the
-inversions and products; --whole runs it to check the line. With one thread the times are the processor's, which other
-work on the machine stretches little; with more they are wall time. Every finished measurement is stored at once, so an
-interrupted run goes on where it stopped; a run on another machine or with another thread count starts afresh.
+The loop is run whole for 10 + 100 and for 100 + 1000 rows (erased + preserved). Both sides are measured in turn, round
+by round, so that other work on the machine meets both. With one thread the times are the processor's, which such work
+stretches little; with more they are wall time. Every finished measurement is stored at once, so an interrupted run goes
+on where it stopped; a run on another machine or with another thread count starts afresh.
 """
 
 from __future__ import annotations
@@ -23,8 +22,12 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
+
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):  # of numpy, whose threads cannot be set later
+    os.environ.setdefault(_name, "1")
 
 import torch
 from torch import Tensor
@@ -37,7 +40,7 @@ from erasure_core.solver import EditProblem
 
 RESULTS = Path(__file__).parent / "results" / "closed_form.json"
 SMALL, LARGE = (10, 100), (100, 1000)
-FIT = (SMALL, (30, 300))  # sizes whose loop times give the line
+CASES = ((768, SMALL), (768, LARGE), (2048, SMALL), (2048, LARGE))
 LAYERS = (320,) * 10 + (640,) * 10 + (1280,) * 12  # SD1.x: 32 matrices
 LAYERS_XL = (640,) * 20 + (1280,) * 120  # SDXL: 140 matrices
 RIDGE = 0.5
@@ -89,6 +92,13 @@ def once(work: Callable[[], object], repeats: int) -> Seconds:
     return result
 
 
+def alone(work: Callable[[], object]) -> Seconds:
+    """Seconds of one run, or what it says itself."""
+    results: list[object] = []
+    seconds = once(lambda: results.append(work()), 1)
+    return results[0] if isinstance(results[0], list) and isinstance(results[0][0], float) else seconds
+
+
 class Store:
     """Measurements by name, written after each one."""
 
@@ -97,14 +107,22 @@ class Store:
         old = json.loads(path.read_text()) if path.exists() and not fresh else {}
         self.data = old if old.get("machine") == machine else {"machine": machine, "seconds": {}}
 
-    def measure(self, name: str, work: Callable[[], Seconds]) -> Seconds:
-        """The stored times, or those of ``work``, stored."""
+    def in_turn(self, works: Mapping[str, tuple[Callable[[], object], int]], rounds: int) -> dict[str, Seconds]:
+        """Measure several works side by side, each so many times a round, so that all meet the same machine.
+
+        A work that is repeated within a round is run once before that does not count. One that returns seconds has
+        measured itself. Rounds that are stored count.
+        """
         seconds = self.data["seconds"]
-        if name not in seconds:
-            print(f"measuring {name} ...", file=sys.stderr, flush=True)
-            seconds[name] = [round(value, 6) for value in work()]
-            self.write()
-        return seconds[name]
+        for number in range(rounds):
+            for name, (work, times) in works.items():
+                if len(seconds.get(name, ())) >= (number + 1) * times:
+                    continue
+                print(f"measuring {name}, {number + 1} of {rounds} ...", file=sys.stderr, flush=True)
+                found = alone(work) if times == 1 else timed(work, times)
+                seconds[name] = [*seconds.get(name, ())[: number * times], *(round(value, 6) for value in found)]
+                self.write()
+        return seconds
 
     def write(self) -> None:
         """Replace the file in one step."""
@@ -142,35 +160,31 @@ def solved(given: tuple[Tensor, Tensor, Tensor]) -> EmbeddingMap:
     return EditProblem(*given, RIDGE, space="clip_l").solve()
 
 
-def measure_loop(store: Store, size: tuple[int, int], repeats: int) -> Seconds:
-    """The published loop on SD1's matrices."""
-    weights = list(matrices(LAYERS, 768).values())
-    given = parts(size, 768)
-    name = f"loop d=768 {size[0]}+{size[1]}"
-    return store.measure(name, lambda: once(lambda: published_loop(weights, *given), repeats))
+def works() -> dict[str, tuple[Callable[[], object], int]]:
+    """What is measured: the loop on SD1's matrices, (D, Y) from rows, and LoRA factors from (D, Y)."""
+    found: dict[str, tuple[Callable[[], object], int]] = {}
+    for width, size in CASES:
+        given = parts(size, width)
+        if width == 768:
+            found[name("loop", width, size)] = (
+                partial(published_loop, list(matrices(LAYERS, 768).values()), *given),
+                1,
+            )
+        found[name("solve", width, size)] = (partial(solved, given), 5)
+        found[name("lora", width, size)] = (partial(lora, width, given), 1)
+    return found
 
 
-def measure_ours(store: Store, size: tuple[int, int], width: int, repeats: int) -> tuple[Seconds, Seconds]:
-    """(D, Y) from rows, and LoRA factors from (D, Y)."""
-    label = f"d={width} {size[0]}+{size[1]}"
-    given = parts(size, width)
-    solve = store.measure(f"solve {label}", lambda: timed(lambda: solved(given), repeats))
-
-    def factors() -> Seconds:
-        weights = matrices(LAYERS if width == 768 else LAYERS_XL, width)
-        erasure = Erasure(maps={"clip_l": solved(given)})
-        return timed(lambda: erasure.deltas(weights), max(2, repeats // 2))
-
-    return solve, store.measure(f"lora {label}", factors)
+def lora(width: int, given: tuple[Tensor, Tensor, Tensor]) -> Seconds:
+    """Seconds for the LoRA factors of every matrix."""
+    weights = matrices(LAYERS if width == 768 else LAYERS_XL, width)
+    erasure = Erasure(maps={"clip_l": solved(given)})
+    return once(lambda: erasure.deltas(weights), 1)
 
 
-def extrapolate(first: Seconds, second: Seconds) -> dict[str, float]:
-    """Seconds of the loop at the large size: a line through the medians at the two fitted sizes."""
-    few, many = (sum(size) for size in FIT)
-    low, high = statistics.median(first), statistics.median(second)
-    per_row = (high - low) / (many - few)
-    constant = low - per_row * few
-    return {"per_row": per_row, "constant": constant, "seconds": constant + per_row * sum(LARGE)}
+def name(what: str, width: int, size: tuple[int, int]) -> str:
+    """Of a measurement."""
+    return f"{what} d={width} {size[0]}+{size[1]}"
 
 
 def spread(seconds: Seconds) -> str:
@@ -179,25 +193,18 @@ def spread(seconds: Seconds) -> str:
     return " / ".join(f"{value:.3g}" for value in values)
 
 
-def report(store: Store, repeats: int, whole_loop: bool) -> None:
+def report(store: Store, rounds: int) -> None:
     """Measure what is missing and print one table; ratios are between medians."""
-    loops = {size: measure_loop(store, size, max(3, repeats // 2)) for size in FIT}
-    line = extrapolate(*loops.values())
+    seconds = store.in_turn(works(), rounds)
     lines, ratios = [], {}
-    for width, size in ((768, SMALL), (768, LARGE), (2048, SMALL), (2048, LARGE)):
-        solve, lora = measure_ours(store, size, width, repeats)
+    for width, size in CASES:
+        solve, factors = (seconds[name(what, width, size)] for what in ("solve", "lora"))
         loop, ratio = "-", ""
         if width == 768:
-            whole = size == SMALL
-            seconds = statistics.median(loops[SMALL]) if whole else line["seconds"]
-            loop = spread(loops[SMALL]) if whole else f"{seconds:.3g} (extrapolated)"
-            ratios[f"{size[0]}+{size[1]}"] = seconds / statistics.median(solve)
-            ratio = f"{seconds / statistics.median(solve):.0f} x"
-        lines.append((str(width), f"{size[0]} + {size[1]}", loop, spread(solve), ratio, spread(lora)))
-    if whole_loop:
-        seconds = measure_loop(store, LARGE, 1)[0]
-        lines.append(("768", f"{LARGE[0]} + {LARGE[1]}", f"{seconds:.3g} (one whole run)", "", "", ""))
-    store.data["extrapolation"] = {"sizes": FIT, **line}
+            found = seconds[name("loop", width, size)]
+            times = ratios[f"{size[0]}+{size[1]}"] = statistics.median(found) / statistics.median(solve)
+            loop, ratio = spread(found), f"{times:.0f} x"
+        lines.append((str(width), f"{size[0]} + {size[1]}", loop, spread(solve), ratio, spread(factors)))
     store.data["ratios"] = ratios
     store.write()
     head = ("d", "rows", "published loop", "ours: (D, Y)", "ratio", "ours: LoRA factors")
@@ -210,13 +217,12 @@ def report(store: Store, repeats: int, whole_loop: bool) -> None:
 def main() -> None:
     """Read the arguments and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=7, help="repetitions of our solve (the loop: half, at least 3)")
+    parser.add_argument("--rounds", type=int, default=3, help="of one run of the loop and five of our solve")
     parser.add_argument("--threads", type=int, default=1, help="threads for both sides")
     parser.add_argument("--fresh", action="store_true", help="forget earlier measurements")
-    parser.add_argument("--whole", action="store_true", help="also run the loop once for 100 + 1000 rows (minutes)")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    report(Store(RESULTS, machine(), arguments.fresh), arguments.repeats, arguments.whole)
+    report(Store(RESULTS, machine(), arguments.fresh), arguments.rounds)
 
 
 if __name__ == "__main__":

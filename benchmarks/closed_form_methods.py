@@ -1,9 +1,9 @@
 """RECE and MACE's refinement beside their published per-layer loops, from rows to (D, Y).
 
-    python benchmarks/closed_form_methods.py [--repeats 5] [--fresh]
+    python benchmarks/closed_form_methods.py [--rounds 3] [--fresh]
 
-Shapes, rows, clocks and the straight line to 100 + 1000 rows are those of closed_form.py. Both sides get the same rows
-and start from the same edited model.
+Shapes, rows, clocks and rounds are those of closed_form.py. Both sides get the same rows and start from the same edited
+model.
 
 RECE (arXiv 2407.12383), one epoch with one concept: the loop sums W_k^T W_k and W_k^T W over 32 matrices, inverts, and
 edits every matrix row by row. Ours has S = sum W^T W from the cache. Making S, once per model, and recognising the
@@ -22,7 +22,7 @@ from pathlib import Path
 
 import closed_form as base
 import torch
-from closed_form import FIT, LARGE, LAYERS, RIDGE, SMALL, Seconds, Store, matrices, once, parts, spread, timed
+from closed_form import LARGE, LAYERS, RIDGE, SMALL, Store, matrices, name, parts, spread
 from torch import Tensor
 
 from erasure_core.closed_form.rece import Settings, rounds
@@ -33,6 +33,7 @@ from erasure_core.solver import EditProblem
 
 RESULTS = Path(__file__).parent / "results" / "closed_form_methods.json"
 WIDTH = 768
+METHODS, SIZES = ("rece", "mace"), (SMALL, LARGE)
 PROMPTS, POSITIONS = 30, 77  # MACE's code takes the rows of 30 prompts at once, one product per position
 REG = 1e-1
 Given = tuple[Tensor, Tensor, Tensor]
@@ -116,43 +117,32 @@ def _sides(method: str, weights: list[Tensor], given: Given) -> tuple[Callable[[
     return partial(rece_loop, weights, edited, given), rece_ours(start, metric, given)
 
 
-def measure(store: Store, method: str, size: tuple[int, int], repeats: int, loop: bool) -> tuple[Seconds, Seconds]:
-    """Times of the loop (empty unless asked for) and of ours."""
-    given = parts(size, WIDTH)
+def works() -> dict[str, tuple[Callable[[], object], int]]:
+    """The loops, ours, adding up S, and finding it in the cache."""
     weights = matrices(LAYERS, WIDTH)
-    label = f"{method} d={WIDTH} {size[0]}+{size[1]}"
-    published, ours = _sides(method, list(weights.values()), given)
-    done = store.measure(f"loop {label}", lambda: once(published, max(3, repeats // 2))) if loop else []
-    return done, store.measure(f"solve {label}", lambda: timed(ours, repeats))
-
-
-def metric_seconds(store: Store) -> Seconds:
-    """Adding up S, once per model."""
-    weights = matrices(LAYERS, WIDTH)
+    found: dict[str, tuple[Callable[[], object], int]] = {}
+    for method in METHODS:
+        for size in SIZES:
+            published, ours = _sides(method, list(weights.values()), parts(size, WIDTH))
+            found[f"loop {name(method, WIDTH, size)}"] = (published, 1)
+            found[f"solve {name(method, WIDTH, size)}"] = (ours, 5)
     unit = torch.eye(WIDTH, dtype=torch.float64)
-    return store.measure(f"metric d={WIDTH}", lambda: timed(lambda: output_gram(weights, list(weights), unit), 3))
+    found[f"metric d={WIDTH}"] = (lambda: output_gram(weights, list(weights), unit), 2)
+    found[f"known d={WIDTH}"] = (lambda: output_metric(weights, list(weights), WIDTH), 2)
+    return found
 
 
-def known_seconds(store: Store) -> Seconds:
-    """Finding S in the cache, once per erasure."""
-    weights = matrices(LAYERS, WIDTH)
-    return store.measure(f"known d={WIDTH}", lambda: timed(lambda: output_metric(weights, list(weights), WIDTH), 3))
-
-
-def report(store: Store, repeats: int) -> None:
+def report(store: Store, rounds: int) -> None:
     """Measure what is missing and print one table; ratios are between medians."""
+    seconds, ratios = store.in_turn(works(), rounds), {}
     print(f"seconds, fastest / median / slowest; {store.data['machine']}")
-    ratios, shared = {}, f"  S {spread(metric_seconds(store))}, known {spread(known_seconds(store))}"
-    for method in ("rece", "mace"):
-        loops = [measure(store, method, size, repeats, loop=True)[0] for size in FIT]
-        line = base.extrapolate(*loops)
-        for size, seconds in ((SMALL, statistics.median(loops[0])), (LARGE, line["seconds"])):
-            ours = measure(store, method, size, repeats, loop=False)[1]
-            ratio = ratios[f"{method} {size[0]}+{size[1]}"] = seconds / statistics.median(ours)
-            loop = spread(loops[0]) if size == SMALL else f"{seconds:.3g} (extrapolated)"
+    shared = f"  S {spread(seconds[f'metric d={WIDTH}'])}, known {spread(seconds[f'known d={WIDTH}'])}"
+    for method in METHODS:
+        for size in SIZES:
+            loop, ours = (seconds[f"{what} {name(method, WIDTH, size)}"] for what in ("loop", "solve"))
+            times = ratios[f"{method} {size[0]}+{size[1]}"] = statistics.median(loop) / statistics.median(ours)
             rows, more = f"{size[0]:>3} + {size[1]:<4}", shared if method == "rece" else ""
-            print(f"{method}  {rows}  loop {loop:24}  ours {spread(ours):26}{ratio:6.0f} x{more}")
-        store.data[f"extrapolation {method}"] = {"sizes": FIT, **line}
+            print(f"{method}  {rows}  loop {spread(loop):26}  ours {spread(ours):28}{times:6.0f} x{more}")
     store.data["ratios"] = ratios
     store.write()
 
@@ -160,12 +150,12 @@ def report(store: Store, repeats: int) -> None:
 def main() -> None:
     """Read the arguments and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=5, help="repetitions of our solve (the loop: half, at least 3)")
+    parser.add_argument("--rounds", type=int, default=3, help="of one run of the loops and five of our solves")
     parser.add_argument("--threads", type=int, default=1, help="threads for both sides")
     parser.add_argument("--fresh", action="store_true", help="forget earlier measurements")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    report(Store(RESULTS, base.machine(), arguments.fresh), arguments.repeats)
+    report(Store(RESULTS, base.machine(), arguments.fresh), arguments.rounds)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How long SPEED takes once its rows are known: the published per-layer loop beside one subspace for all layers.
 
-    python benchmarks/closed_form_speed.py [--repeats 5] [--fresh]
+    python benchmarks/closed_form_speed.py [--rounds 3] [--fresh]
 
 Published loop (SPEED, arXiv 2503.07392, official defaults): for each of the 16 value matrices of SD1.x (widths 320,
 640, 1280; d = 768) in float32 it filters the retained rows by how far a careless edit moves them, decomposes the matrix
@@ -20,13 +20,15 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent))
-from closed_form import LAYERS, Seconds, Store, machine, matrices, once, rows, spread, timed
+from closed_form import LAYERS, Store, machine, matrices, rows, spread
 
 from erasure_core.closed_form.null_space import NullSpaceEdit
 from erasure_core.closed_form.subspace import weakest_direction
@@ -38,6 +40,7 @@ WIDTH = 768
 CONCEPTS, INVARIANTS = 10, 4
 RETAINED = (100, 1000)
 COPIES, BLOCK = 10, 8
+SIDES = {"ours": False, "ours, with filter": True}
 VALUES = LAYERS[::2]  # the matrices that are edited: half of keys and values
 Given = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -99,38 +102,40 @@ def solved(data: Given, metric: Tensor, weakest: Tensor, filtered: bool) -> Solv
     return edit(data, filtered).inside(metric, weakest).problem.solved()
 
 
-def loop_seconds(store: Store, retained: int, repeats: int) -> tuple[float, dict[int, Seconds]]:
-    """Seconds of the published loop over all value matrices, and those measured, by width."""
-    measured = {}
-    for outputs in sorted(set(VALUES)):
-        weight = rows(outputs, WIDTH, 9) / 28
-        name = f"loop {outputs} x {WIDTH}, {CONCEPTS} concepts, {retained} retained"
-        measured[outputs] = store.measure(
-            name, lambda weight=weight: once(lambda: published_layer(weight, given(retained)), repeats)
-        )
-    return sum(statistics.median(measured[outputs]) for outputs in VALUES), measured
-
-
-def report(store: Store, repeats: int) -> None:
-    """Measure what is missing and print one table; ratios are between medians."""
-    weights = matrices(LAYERS, WIDTH)
-    values = {name: weight for name, weight in weights.items() if ".to_v." in name}
+def works() -> dict[str, tuple[Callable[[], object], int]]:
+    """The loop on one matrix of each width, and ours."""
+    values = {name: weight for name, weight in matrices(LAYERS, WIDTH).items() if ".to_v." in name}
     metric, weakest = of_model(values)
-    kept = store.measure("once for a model", lambda: once(lambda: of_model(values), repeats))
+    found: dict[str, tuple[Callable[[], object], int]] = {"once for a model": (partial(of_model, values), 2)}
+    for retained in RETAINED:
+        for outputs in sorted(set(VALUES)):
+            weight = rows(outputs, WIDTH, 9) / 28
+            found[_loop(outputs, retained)] = (partial(published_layer, weight, given(retained)), 2)
+        for label, filtered in SIDES.items():
+            found[_ours(label, retained)] = (partial(solved, given(retained), metric, weakest, filtered), 5)
+    return found
+
+
+def _loop(outputs: int, retained: int) -> str:
+    return f"loop {outputs} x {WIDTH}, {CONCEPTS} concepts, {retained} retained"
+
+
+def _ours(label: str, retained: int) -> str:
+    return f"{label}, {CONCEPTS} concepts, {retained} retained"
+
+
+def report(store: Store, rounds: int) -> None:
+    """Measure what is missing and print one table; ratios are between medians."""
+    seconds = store.in_turn(works(), rounds)
     print(f"seconds, fastest / median / slowest; {store.data['machine']}")
-    print(f"once for a model, only with filter: {spread(kept)}")
+    print(f"once for a model, only with filter: {spread(seconds['once for a model'])}")
     ratios = {}
     for retained in RETAINED:
-        loop, _ = loop_seconds(store, retained, max(2, repeats // 2))
-        for label, filtered in (("ours", False), ("ours, with filter", True)):
-            name = f"{label}, {CONCEPTS} concepts, {retained} retained"
-            seconds = store.measure(
-                name, lambda retained=retained, filtered=filtered: timed(
-                    lambda: solved(given(retained), metric, weakest, filtered), repeats
-                )
-            )  # fmt: skip
-            ratios[name] = loop / statistics.median(seconds)
-            print(f"{name}: {spread(seconds)}; published loop {loop:.3g}; {ratios[name]:.0f} x")
+        loop = sum(statistics.median(seconds[_loop(outputs, retained)]) for outputs in VALUES)
+        for label in SIDES:
+            name = _ours(label, retained)
+            ratios[name] = loop / statistics.median(seconds[name])
+            print(f"{name}: {spread(seconds[name])}; published loop {loop:.3g}; {ratios[name]:.0f} x")
     store.data["ratios"] = ratios
     store.write()
 
@@ -138,12 +143,12 @@ def report(store: Store, repeats: int) -> None:
 def main() -> None:
     """Read the arguments and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=5, help="repetitions of our solve (the loop: half, at least 2)")
+    parser.add_argument("--rounds", type=int, default=3, help="of two runs of the loop for each width and five of ours")
     parser.add_argument("--threads", type=int, default=1, help="threads for both sides")
     parser.add_argument("--fresh", action="store_true", help="forget earlier measurements")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    report(Store(RESULTS, machine(), arguments.fresh), arguments.repeats)
+    report(Store(RESULTS, machine(), arguments.fresh), arguments.rounds)
 
 
 if __name__ == "__main__":

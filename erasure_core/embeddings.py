@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .errors import BadInput
 from .models import EditableModel, Encoded
-from .prompts import escape
+from .prompts import CHUNK, MAX_CHUNKS, escape
 from .selectors import Text, content, picker
 from .sums import RowSums
 
@@ -52,6 +52,7 @@ class RowSet:
     """Rows to erase [m, d] with their anchors [m, d], weights [m] and concept indices [m].
 
     ``prompts``: the texts they are from; ``places`` [m, 3]: index into ``prompts``, position in the text, token id.
+    ``names`` [m]: numbers that are equal for equal anchor rows, where they are known.
     """
 
     erase: Tensor
@@ -60,6 +61,7 @@ class RowSet:
     groups: Tensor
     prompts: tuple[str, ...]
     places: Tensor
+    names: Tensor | None = None
 
     @classmethod
     def joined(cls, parts: Sequence[RowSet]) -> RowSet:
@@ -67,6 +69,7 @@ class RowSet:
         if len(parts) == 1:
             return parts[0]
         starts = torch.tensor([0, *(len(part.prompts) for part in parts[:-1])]).cumsum(0).tolist()
+        names = [part.names for part in parts if part.names is not None]
         shift = [part.places + torch.tensor([start, 0, 0]) for part, start in zip(parts, starts, strict=True)]
         return cls(
             torch.cat([part.erase for part in parts]),
@@ -75,6 +78,7 @@ class RowSet:
             torch.cat([part.groups for part in parts]),
             tuple(prompt for part in parts for prompt in part.prompts),
             torch.cat(shift),
+            torch.cat(names) if len(names) == len(parts) else None,
         )
 
     def __len__(self) -> int:
@@ -97,8 +101,15 @@ class RowSet:
 
     def take(self, mask: Tensor) -> RowSet:
         """The rows where ``mask`` [m] is true."""
+        names = None if self.names is None else self.names[mask]
         return RowSet(
-            self.erase[mask], self.anchors[mask], self.weights[mask], self.groups[mask], self.prompts, self.places[mask]
+            self.erase[mask],
+            self.anchors[mask],
+            self.weights[mask],
+            self.groups[mask],
+            self.prompts,
+            self.places[mask],
+            names,
         )
 
 
@@ -154,7 +165,7 @@ def gather(
             if name in sums or sum(part.erase.numel() for part in kept[name]) > most:
                 total = sums.setdefault(name, RowSums(rows.erase.shape[1]))
                 for part in kept[name]:
-                    total.add(part.erase, part.anchors, part.weights, part.groups)
+                    total.add(part.erase, part.anchors, part.weights, part.groups, part.names)
                 kept[name] = []
     return {name: sums[name] if name in sums else RowSet.joined(kept[name]) for name in selectors}
 
@@ -167,14 +178,15 @@ def _batches(model: EditableModel, pairs: Sequence[Pair], selectors: Mapping[str
     announce = getattr(model, "announce", None)  # a host that shows how far it is
     if announce is not None and len(parts) > 1:
         announce(sum(map(len, wanted)))
+    known: dict[str, int] = {}  # anchors by number
     for part, prompts in zip(parts, wanted, strict=True):
         texts = encode_texts(model, sorted(prompts))
-        yield {name: _selected(texts, part, selector) for name, selector in selectors.items()}
+        yield {name: _selected(texts, part, selector, known) for name, selector in selectors.items()}
 
 
-def _selected(texts: Mapping[str, Text], pairs: Sequence[Pair], selector: str) -> RowSet:
+def _selected(texts: Mapping[str, Text], pairs: Sequence[Pair], selector: str, known: dict[str, int]) -> RowSet:
     pick = _pooled if selector == "POOLED" else picker(selector)
-    erase, anchors, weights, groups, places = [], [], [], [], []
+    erase, anchors, weights, groups, places, names = [], [], [], [], [], []
     for number, pair in enumerate(pairs):
         old, new = texts[pair.prompt], texts[pair.anchor]
         positions = pick(old, new, content(texts[pair.phrase]), content(texts[pair.anchor_phrase]))
@@ -184,6 +196,8 @@ def _selected(texts: Mapping[str, Text], pairs: Sequence[Pair], selector: str) -
         weights += [weight * pair.weight for _, _, weight in positions]
         groups += [pair.group] * len(positions)
         places += [(number, i, old.ids[i]) for i in befores]
+        start = known.setdefault(pair.anchor, len(known)) * CHUNK * MAX_CHUNKS
+        names += [start + j for j in afters]
     return RowSet(
         torch.cat(erase),
         torch.cat(anchors),
@@ -191,6 +205,7 @@ def _selected(texts: Mapping[str, Text], pairs: Sequence[Pair], selector: str) -
         torch.tensor(groups, dtype=torch.long),
         tuple(pair.prompt for pair in pairs),
         torch.tensor(places, dtype=torch.long).reshape(-1, 3),
+        torch.tensor(names, dtype=torch.long),
     )
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 RIDGE_FLOOR = 1e-6  # times the mean eigenvalue of the Gram matrix
 SMALL_RANK = 8  # terms that a concept has at least a right to
+_WORK = 5e10
 SHARED = -1  # in the place of a concept's number: a term that belongs to several
 
 
@@ -127,9 +128,11 @@ class EditProblem:
 
     @cached_property
     def _gram(self) -> Tensor:
-        total = gram_of(self.rows.erase, self.rows.omega) + gram_of(self.rows.preserve, self.rows.omega_preserve)
+        total = gram_of(self.rows.erase, self.rows.omega)
+        if len(self.rows.preserve):
+            total += gram_of(self.rows.preserve, self.rows.omega_preserve)
         if self.preserve_gram is not None:
-            total = total + _wide(self.preserve_gram)
+            total += _wide(self.preserve_gram)
         total.diagonal().add_(self.effective_ridge)
         return total
 
@@ -152,7 +155,7 @@ class EditProblem:
         rows = self.rows
         if terms_are_shared(len(rows.erase), len(rows.groups.unique()), self.width):
             pull = ((rows.anchors - rows.erase) * rows.omega[:, None]).T @ rows.erase
-            return Solved(self, *whole(pull, self.gram(), rows.groups))
+            return Solved(self, *whole(pull, self._gram, rows.groups))
         up, down = self.factors()
         return Solved(self, up, down, rows.groups)
 
@@ -163,7 +166,7 @@ class EditProblem:
 
     def _solve_primal(self) -> Tensor:
         weighted = self.rows.erase * self.rows.omega[:, None]
-        return torch.cholesky_solve(weighted.T, cholesky(self.gram())).T
+        return torch.cholesky_solve(weighted.T, cholesky(self._gram)).T
 
     def _solve_dual(self) -> Tensor:
         """First m rows of ``(ridge Omega^-1 + K K^T)^-1 K`` with K = erase and preserve rows stacked."""
@@ -204,8 +207,12 @@ class Solved:
 
 
 def terms_are_shared(rows: int, concepts: int, width: int) -> bool:
-    """Whether a change stays whole: more rows than dimensions, and eight terms for each concept would be, too."""
-    return rows > width and concepts * SMALL_RANK > width
+    """Whether a change stays whole instead of being taken apart by concept.
+
+    That is so if there are more rows than dimensions, and either eight terms for each concept would be more, too, or
+    taking the rows apart would take minutes (each costs some width^2 steps).
+    """
+    return rows > width and (concepts * SMALL_RANK > width or rows * width**2 > _WORK)
 
 
 def whole(pull: Tensor, gram: Tensor, groups: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -9,8 +10,9 @@ import torch
 from torch import Tensor
 
 from .embeddings import RowSet
-from .solver import RIDGE_FLOOR, EditProblem, Solved, SortedRows, whole
-from .sums import RowSums
+from .gramian import gram_of
+from .solver import RIDGE_FLOOR, EditProblem, Solved, SortedRows, check_finite, whole
+from .sums import SAMPLE, RowSums
 
 
 @dataclass(frozen=True)
@@ -33,19 +35,19 @@ class SummedProblem:
         return len(self.moved.old)
 
     @cached_property
-    def _sums(self) -> tuple[RowSums, Tensor]:
-        """The preserved rows' sums, and everything but the ridge."""
-        nobody = torch.zeros(len(self.preserve), dtype=torch.long)
-        kept = RowSums.of(self.preserve, self.preserve, self.preserve_weights, nobody)
-        total = self.moved.old + kept.old
-        return kept, total if self.preserve_gram is None else total + self.preserve_gram.double()
+    def _total(self) -> Tensor:
+        """Everything but the ridge."""
+        check_finite("preserve", self.preserve)
+        total = self.moved.old + gram_of(self.preserve, self.preserve_weights)
+        return total if self.preserve_gram is None else total + self.preserve_gram.double()
 
     @cached_property
     def rows(self) -> SortedRows:
         """At most :data:`~erasure_core.sums.SAMPLE` rows of either sort, evenly spaced, float64."""
         erase, anchors, omega, groups = self.moved.sample
-        kept, _, omega_kept, _ = self._sums[0].sample or (erase[:0], erase[:0], omega[:0], groups[:0])
-        return SortedRows(erase.double(), anchors.double(), omega, groups, kept.double(), omega_kept)
+        step = math.ceil(max(1, len(self.preserve)) / SAMPLE)
+        kept = self.preserve[::step].double()
+        return SortedRows(erase.double(), anchors.double(), omega, groups, kept, self.preserve_weights[::step])
 
     @property
     def energy(self) -> float:
@@ -64,12 +66,12 @@ class SummedProblem:
     @property
     def effective_ridge(self) -> float:
         """The ridge that is used: at least 1e-6 of the mean eigenvalue of the Gram matrix."""
-        floor = RIDGE_FLOOR * float(self._sums[1].trace()) / self.width
+        floor = RIDGE_FLOOR * float(self._total.trace()) / self.width
         return max(float(self.ridge), floor, torch.finfo(torch.float64).tiny)
 
     def gram(self) -> Tensor:
         """``G`` [d, d]: the ridge plus the weighted outer products of all rows."""
-        total = self._sums[1].clone()
+        total = self._total.clone()
         total.diagonal().add_(self.effective_ridge)
         return total
 

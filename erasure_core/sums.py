@@ -15,19 +15,21 @@ from torch import Tensor
 from .gramian import PART, gram_of
 from .solver import check_finite
 
+_NUMBERS = 2**25  # of sums for anchors that are kept before they are multiplied
 SAMPLE = 4096  # rows that are kept to say how far a map comes
 
 
 class RowSums:
     """Sums over pairs of rows c -> a [d] with weights w, float64, and an evenly spaced sample of the pairs.
 
-    ``old`` = sum w c c^T and ``pull`` = sum w (a - c) c^T, both [d, d].
+    ``old`` = sum w c c^T [d, d].
     """
 
     def __init__(self, width: int) -> None:
-        self.old, self.pull = (torch.zeros(width, width, dtype=torch.float64) for _ in range(2))
+        self.old, self._cross = (torch.zeros(width, width, dtype=torch.float64) for _ in range(2))
         self.count, self._weight, self._square, self._step = 0, 0.0, 0.0, 1
         self.sample: tuple[Tensor, ...] = ()
+        self._targets = _Targets(width)
 
     def __len__(self) -> int:
         return self.count
@@ -42,6 +44,17 @@ class RowSums:
         return made
 
     @property
+    def cross(self) -> Tensor:
+        """``sum w a c^T`` [d, d]."""
+        self._cross += self._targets.taken()
+        return self._cross
+
+    @property
+    def pull(self) -> Tensor:
+        """``sum w (a - c) c^T`` [d, d]."""
+        return self.cross - self.old
+
+    @property
     def mean_weight(self) -> float:
         """Mean weight of a row."""
         return self._weight / self.count
@@ -51,19 +64,24 @@ class RowSums:
         """Mean |row|^2 / width of the rows to erase."""
         return self._square / self.count / len(self.old)
 
-    def add(self, erase: Tensor, anchors: Tensor, weights: Tensor, groups: Tensor) -> None:
-        """Pairs ``erase`` -> ``anchors`` [m, d] with ``weights`` [m] >= 0 and their concepts [m]."""
+    def add(self, erase: Tensor, anchors: Tensor, weights: Tensor, groups: Tensor, names: Tensor | None = None) -> None:
+        """Pairs ``erase`` -> ``anchors`` [m, d] with ``weights`` [m] >= 0 and their concepts [m].
+
+        ``names`` [m]: numbers, equal for equal anchors, also of other calls. Where many rows go to one anchor, as they
+        do if every concept is to become the same thing, their sum alone has to be multiplied with it.
+        """
         rows = erase.double()
-        change = anchors.double() - rows
         square = float(torch.linalg.vector_norm(rows)) ** 2
         check_finite("rows to erase", torch.tensor(square))
-        check_finite("anchors", torch.linalg.vector_norm(change))
-        if (weights == weights[0]).all():  # then they can be left for the end
-            self.old += float(weights[0]) * gram_of(rows)
-            self.pull += float(weights[0]) * (change.T @ rows)
+        check_finite("anchors", torch.linalg.vector_norm(anchors))
+        self.old += gram_of(rows, weights)
+        weighted = rows if bool((weights == 1).all()) else rows * weights[:, None]
+        if names is None:
+            self._cross += anchors.double().T @ weighted
         else:
-            self.old += gram_of(rows, weights)
-            self.pull += (change * weights[:, None]).T @ rows
+            self._targets.add(names, anchors, weighted)
+            if self._targets.full:
+                self._cross += self._targets.taken()
         self._weight += float(weights.sum())
         self._square += square
         self._remember(erase, anchors, weights, groups)
@@ -71,8 +89,8 @@ class RowSums:
 
     def times(self, factor: float) -> RowSums:
         """The sums of rows that weigh ``factor`` times as much."""
-        made = copy.copy(self)
-        made.old, made.pull, made._weight = factor * self.old, factor * self.pull, factor * self._weight
+        made = self._with(factor * self.old, factor * self.cross)
+        made._weight = factor * self._weight
         if self.count:
             erase, anchors, weights, groups = self.sample
             made.sample = (erase, anchors, factor * weights, groups)
@@ -80,12 +98,15 @@ class RowSums:
 
     def mapped(self, through: Tensor) -> RowSums:
         """The sums of the rows ``c @ through`` with the same anchors; ``through`` [d, d]."""
-        made = copy.copy(self)
-        made.old = through.T @ self.old @ through
-        made.pull = (self.pull + self.old) @ through - made.old
+        made = self._with(through.T @ self.old @ through, self.cross @ through)
         made._square = self._square * float(made.old.trace() / self.old.trace())
         erase, *others = self.sample
         made.sample = (erase.double() @ through, *others)
+        return made
+
+    def _with(self, old: Tensor, cross: Tensor) -> RowSums:
+        made = copy.copy(self)
+        made.old, made._cross, made._targets = old, cross, _Targets(len(old))
         return made
 
     def _remember(self, *parts: Tensor) -> None:
@@ -97,3 +118,42 @@ class RowSums:
         while len(self.sample[0]) > SAMPLE:
             self.sample = tuple(part[::2].clone() for part in self.sample)
             self._step *= 2
+
+
+class _Targets:
+    """Distinct anchors a, and beside each the sum of all w c that go there; multiplied when there are many of them."""
+
+    def __init__(self, width: int) -> None:
+        self._width, self._most = width, max(1, _NUMBERS // width)
+        self._clear()
+
+    def _clear(self) -> None:
+        self._places: dict[int, int] = {}
+        self._anchors: list[Tensor] = []
+        self._sums: list[Tensor] = []
+
+    def add(self, names: Tensor, anchors: Tensor, weighted: Tensor) -> None:
+        """Rows w c [m, d] on their way to ``anchors`` [m, d]."""
+        distinct, index = torch.unique(names, return_inverse=True)
+        first = torch.full((len(distinct),), len(names)).scatter_reduce(0, index, torch.arange(len(names)), "amin")
+        sums = torch.zeros(len(distinct), self._width, dtype=torch.float64).index_add_(0, index, weighted)
+        for name, target, total in zip(distinct.tolist(), anchors[first], sums, strict=True):
+            place = self._places.setdefault(name, len(self._sums))
+            if place < len(self._sums):
+                self._sums[place] += total
+            else:
+                self._anchors.append(target.clone())
+                self._sums.append(total.clone())
+
+    @property
+    def full(self) -> bool:
+        """Whether it is time to multiply."""
+        return len(self._sums) > self._most
+
+    def taken(self) -> Tensor:
+        """``sum a (sum w c)^T`` [d, d] of all that was added; it is forgotten here."""
+        if not self._sums:
+            return torch.zeros(self._width, self._width, dtype=torch.float64)
+        total = torch.stack(self._anchors).double().T @ torch.stack(self._sums)
+        self._clear()
+        return total

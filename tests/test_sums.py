@@ -1,5 +1,7 @@
 """Rows beyond number: the same maps from their sums, from texts that are encoded a few at a time and only once."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -7,6 +9,7 @@ from erasure_core import erase
 from erasure_core.closed_form import common
 from erasure_core.embeddings import AT_ONCE, Pair, RowSet, encode_texts, gather, select_pairs
 from erasure_core.errors import IllConditioned
+from erasure_core.gramian import gram_of
 from erasure_core.solver import SHARED, EditProblem
 from erasure_core.summed import problem_of
 from erasure_core.sums import SAMPLE, RowSums
@@ -57,6 +60,38 @@ def test_sums_give_the_map_of_their_rows(count):
     assert sums.mean_square == pytest.approx(rows.mean_square) and sums.mean_weight == pytest.approx(rows.mean_weight)
 
 
+@pytest.mark.parametrize("most", [1, 2**25])
+def test_rows_that_go_to_one_anchor_are_added_up_first(monkeypatch, most):
+    monkeypatch.setattr("erasure_core.sums._NUMBERS", most)
+    rows, names = row_set(60), torch.randint(0, 7, (60,), generator=torch.Generator().manual_seed(3))
+    shared = dataclasses.replace(rows, anchors=draw(9, 7, D)[names])
+    expected = torch.zeros(D, D).double()
+    sums, by_name = RowSums(D), RowSums(D)
+    for c, a, w in zip(shared.erase.double(), shared.anchors.double(), shared.weights, strict=True):
+        expected += w * torch.outer(a, c)
+    for start in range(0, 60, 25):
+        part = slice(start, start + 25)
+        given = (shared.erase[part], shared.anchors[part], shared.weights[part], shared.groups[part])
+        sums.add(*given)
+        by_name.add(*given, names[part])
+    for found in (sums, by_name):
+        torch.testing.assert_close(found.cross, expected, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(found.cross, expected, rtol=1e-12, atol=1e-12)  # asking twice adds nothing
+        torch.testing.assert_close(found.pull, expected - found.old, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("count", [0, 5, 31, 32, 100])
+def test_the_sum_of_outer_products_is_that_of_a_loop(monkeypatch, count):
+    monkeypatch.setattr("erasure_core.gramian.PART", 40)
+    rows, weights = draw(2, count, D), torch.linspace(0, 3, count).double()
+    expected, weighted = torch.zeros(D, D).double(), torch.zeros(D, D).double()
+    for x, w in zip(rows.double(), weights, strict=True):
+        expected += torch.outer(x, x)
+        weighted += w * torch.outer(x, x)
+    torch.testing.assert_close(gram_of(rows), expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(gram_of(rows, weights), weighted, rtol=1e-12, atol=1e-12)
+
+
 def test_many_concepts_share_terms_and_a_few_keep_their_own():
     rows = row_set(200)
     own = EditProblem(rows.erase, rows.anchors, groups=torch.zeros(200, dtype=torch.long)).solved()
@@ -70,7 +105,12 @@ def test_sums_of_rows_led_through_a_matrix():
     rows, through = row_set(40), draw(8, D, D).double()
     led = RowSums.of(rows.erase, rows.anchors, rows.weights, rows.groups).mapped(through)
     by_row = RowSums.of(rows.erase.double() @ through, rows.anchors, rows.weights, rows.groups)
-    for one, other in ((led.old, by_row.old), (led.pull, by_row.pull), (led.sample[0], by_row.sample[0])):
+    for one, other in (
+        (led.old, by_row.old),
+        (led.pull, by_row.pull),
+        (led.cross, by_row.cross),
+        (led.sample[0], by_row.sample[0]),
+    ):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
 
 

@@ -19,6 +19,7 @@ from ..concepts import Concept, ConceptSet
 from ..diagnostics import diagnose
 from ..embeddings import RowSet
 from ..erasure import Erasure
+from ..gramian import gram_of
 from ..models import EditableModel
 from ..options import choice, number
 from ..solver import Solved, cholesky, terms_are_shared
@@ -95,7 +96,7 @@ class _Rounds:
         preserve, weights = self._preserved(space, rows.mean_weight)
         ridge, start = self._ridge(rows), first.solved()
         if isinstance(rows, RowSums):
-            kept = RowSums.of(preserve, preserve, weights, torch.zeros(len(preserve), dtype=torch.long)).old
+            kept = gram_of(preserve, weights)
 
             def step(derived: Any) -> Problem:
                 return problem_of(derived, ridge, space, preserve_gram=kept)
