@@ -1,0 +1,1 @@
+"""Trained erasures: one loop, declarative objectives, adapters of a LoRA's size."""
