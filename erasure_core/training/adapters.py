@@ -33,7 +33,7 @@ class LowRankLayer:
     def __init__(self, shape: Shape, rank: int, alpha: float, slope: float, source: torch.Generator) -> None:
         inputs = math.prod(shape[1:])
         bound = math.sqrt(6 / ((1 + slope**2) * inputs))
-        down = torch.rand((rank, *shape[1:]), generator=generator) * 2 * bound - bound
+        down = torch.rand((rank, *shape[1:]), generator=source) * 2 * bound - bound
         self.parameters = {"down": nn.Parameter(down), "up": nn.Parameter(torch.zeros(shape[0], rank))}
         self.scale = alpha / rank
 
@@ -149,7 +149,7 @@ def low_rank(
     rank: int,
     alpha: float,
     slope: float,
-    generator: torch.Generator,
+    source: torch.Generator,
 ) -> Adapter:
     """A pair of rank ``rank`` on every layer; the rank of a smaller layer is its size."""
     made: dict[str, LowRankLayer | WholeLayer] = {}

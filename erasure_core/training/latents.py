@@ -16,8 +16,8 @@ from .texts import Texts, stack
 class Source:
     """Latents for draws. ``average``: values of the adapter's moving average, read when needed.
 
-    Trajectories of the frozen model do not change, so that there is a pool of them, each made when first drawn and again
-    by the same numbers in a run that was resumed.
+    Trajectories of the frozen model do not change, so there is a pool of them, each made when first drawn, and again by
+    the same numbers in a run that was resumed.
     """
 
     def __init__(
@@ -38,9 +38,8 @@ class Source:
         if kind in ("student", "average"):
             noise = self._noise(draw.step)
             return Latents(self._walked(draw, noise, kind == "average"), draw.ks, noise)
-        number = int(
-            torch.randint(self._settings.pool, (), generator=generator(self._settings.seed, draw.step, "pictures"))
-        )
+        source = generator(self._settings.seed, draw.step, "pictures")
+        number = int(torch.randint(self._settings.pool, (), generator=source))
         path = self._path(draw, number)
         if kind == "teacher":
             return Latents(path[list(draw.ks)], draw.ks, self._noise(-1 - number))

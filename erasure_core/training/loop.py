@@ -55,6 +55,11 @@ class Trainer:
         return len(self.losses)
 
     @property
+    def totals(self) -> list[float]:
+        """The loss of every update."""
+        return [erasing + keeping for erasing, keeping in self.losses]
+
+    @property
     def result(self) -> dict[str, Tensor]:
         """Values of the parameters that become the erasure: the moving average where there is one."""
         return self.average or {name: p.detach() for name, p in self.parameters.items()}
@@ -86,12 +91,12 @@ class Trainer:
 
     def _fitting(self, draw: Draw) -> Gradients:
         """The gradients; in smaller batches where memory runs out."""
-        while True:
-            try:
-                return self._gradients(draw)
-            except torch.OutOfMemoryError:
-                if not self.engine.halve(len(draw.ks) * (2 + len(draw.anchors[0]))):
-                    raise
+        try:
+            return self._gradients(draw)
+        except torch.OutOfMemoryError:
+            if not self.engine.halve(len(draw.ks) * (2 + len(draw.anchors[0]))):
+                raise
+        return self._fitting(draw)
 
     def _gradients(self, draw: Draw) -> Gradients:
         engine, settings = self.engine, self.settings

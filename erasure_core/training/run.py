@@ -113,8 +113,10 @@ class Job:
         self.identity = self._identity()
 
     def _examples(self) -> list[Example]:
-        own = getattr(self.module, "examples", examples_of)(self.concepts, self.settings)
-        roles = getattr(self.module, "roles", lambda settings, concepts: {})(self.settings, self.concepts)
+        own: list[Example] = getattr(self.module, "examples", examples_of)(self.concepts, self.settings)
+        if not hasattr(self.module, "roles"):
+            return own
+        roles = self.module.roles(self.settings, self.concepts)
         return [replace(example, texts={**roles, **example.texts}) for example in own]
 
     def _identity(self) -> dict[str, Any]:
@@ -156,9 +158,7 @@ class Job:
         begun, clock, total = time.monotonic(), Clock(), self.settings.steps
         written = trainer.step
         try:
-            while trainer.step < total and not has_settled(
-                [sum(pair) for pair in trainer.losses], self.settings.plateau
-            ):
+            while trainer.step < total and not has_settled(trainer.totals, self.settings.plateau):
                 erasing, keeping = trainer.update()
                 if state is not None and trainer.step - written >= KEPT_EVERY:
                     store(state, trainer, self.identity)
@@ -178,7 +178,7 @@ class Job:
         settings, concepts = self.settings, sorted(self.concepts, key=lambda c: (c.target, c.kind))
         usual = asdict(type(settings)())
         neutral = [concept.anchor for concept in concepts]
-        losses = [sum(pair) for pair in trainer.losses]
+        losses = trainer.totals
         window = max(1, len(losses) // 10)
         made = Erasure(
             weight_deltas=trainer.engine.adapter.deltas(trainer.result),

@@ -18,7 +18,7 @@ ROWS = "positive"
 SUMMARY = "SPM: rank-one pairs in all transformers, held in place by random and real texts. The default."
 WHY = (
     "The paper trains 3000 steps at batch 1 with random anchors alone; here every update has several latents of one "
-    "trajectory, and half of the anchors are real texts: in 59,136 dimensions random ones are like nothing anybody writes."
+    "trajectory, and half of the anchors are real texts: random ones are like nothing anybody writes."
 )
 
 
