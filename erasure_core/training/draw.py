@@ -53,7 +53,7 @@ def drawn(step: int, settings: Training, examples: Sequence[Example], library: L
         for i in range(settings.random_anchors):
             own.append(f"random {latent}.{i}")
             draw.rows[own[-1]] = random_text(draw.rows["concept"], source)
-        for i, prompt in enumerate(bank.drawn(settings.word_anchors or 0, end, settings.anchor_power, source)):
+        for i, prompt in enumerate(bank.drawn(settings.word_anchors, end, settings.anchor_power, source)):
             own.append(f"word {latent}.{i}")
             draw.rows[own[-1]] = library[prompt]
         draw.anchors.append(own)

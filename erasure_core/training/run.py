@@ -36,7 +36,6 @@ from .texts import Library
 from .trainable import TrainableModel
 
 LARGE = 100e6  # parameters of a denoiser from which memory is saved at the cost of time
-KEPT_EVERY = 100  # updates between two writings of the state
 
 
 def train(
@@ -48,13 +47,14 @@ def train(
     state: str | Path | None = None,
     preset: str = "balanced",
     examples: Sequence[Example] | None = None,
+    keep_every: int = 50,
     **options: Any,
 ) -> Erasure:
     """Train an erasure; the model's own weights are never changed.
 
     ``concepts`` and ``preserve``: as for :func:`~erasure_core.erase`. ``state``: a file in which the training is kept,
     and from which it goes on if it is there; then interrupting loses nothing, and the result is bitwise that of a
-    training that was not interrupted. ``preset``: fast, balanced or thorough, a factor for the method's usual number of
+    training that was not interrupted; it is written every ``keep_every`` updates and whenever training stops. ``preset``: fast, balanced or thorough, a factor for the method's usual number of
     steps; ``steps`` says it outright. ``examples``: what to train on, in place of the concepts in sentences.
     ``options``: the method's settings.
 
@@ -63,7 +63,7 @@ def train(
     """
     job = Job(model, concept_set(concepts), method, preset, preserve, examples, options)
     with job.opened() as trainer:
-        return job.run(trainer, callbacks or Callbacks(), None if state is None else Path(state))
+        return job.run(trainer, callbacks or Callbacks(), None if state is None else Path(state), keep_every)
 
 
 def learned(
@@ -151,7 +151,7 @@ class Job:
                 trainer.watcher = stack.enter_context(self.module.watch(network, layers, settings, library))
             yield trainer
 
-    def run(self, trainer: Trainer, callbacks: Callbacks, state: Path | None) -> Erasure:
+    def run(self, trainer: Trainer, callbacks: Callbacks, state: Path | None, keep_every: int) -> Erasure:
         """Train to the end, or until the loss does not fall any more."""
         if state is not None:
             restore(state, trainer, self.identity)
@@ -160,7 +160,7 @@ class Job:
         try:
             while trainer.step < total and not has_settled(trainer.totals, self.settings.plateau):
                 erasing, keeping = trainer.update()
-                if state is not None and trainer.step - written >= KEPT_EVERY:
+                if state is not None and trainer.step - written >= keep_every:
                     store(state, trainer, self.identity)
                     written = trainer.step
                 if callbacks.report is not None:
