@@ -33,8 +33,9 @@ def test_every_layer_in_the_transformers_as_the_published_membranes_have_them(fa
 
 
 @pytest.mark.parametrize(("scope", "family", "layers"), [
-    ("slider", "sd1", 150), ("slider", "sd2", 150), ("slider", "sdxl", 346), ("xattn", "sd1", 64), ("xattn", "sdxl", 280),
-    ("xattn-kv", "sd1", 32), ("xattn-kv", "sdxl", 140), ("selfattn", "sd1", 64), ("xlayer", "sd1", 8), ("selflayer", "sd1", 8),
+    ("slider", "sd1", 150), ("slider", "sd2", 150), ("slider", "sdxl", 346), ("xattn", "sd1", 64),
+    ("xattn", "sdxl", 280), ("xattn-kv", "sd1", 32), ("xattn-kv", "sdxl", 140), ("selfattn", "sd1", 64),
+    ("xlayer", "sd1", 8), ("selflayer", "sd1", 8),
 ])  # fmt: skip
 def test_scopes_hold_as_many_layers_as_published_files(scope, family, layers):
     assert numbers(scope, family)[0] == layers

@@ -24,6 +24,7 @@ from .surgery import Gradients, operated
 from .terms import Term, combined
 from .texts import Library
 
+WINDOW = 50  # updates over which a loss is averaged to see whether it still falls
 HALF_SCALE = 1024.0  # of the loss where gradients pass through half precision, lest they vanish
 
 
@@ -179,8 +180,9 @@ def rate(settings: Training, step: int) -> float:
     return settings.lr * rise * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
 
 
-def has_settled(losses: Sequence[float], share: float, window: int = 50) -> bool:
-    """Whether the loss of the last ``window`` updates is less than ``share`` below that of the ``window`` before."""
+def has_settled(losses: Sequence[float], share: float) -> bool:
+    """Whether the loss of the last window of updates is less than ``share`` below that of the window before."""
+    window = WINDOW
     if not share or len(losses) < 4 * window:
         return False
     before, after = (sum(losses[a:b]) / window for a, b in ((-2 * window, -window), (-window, None)))

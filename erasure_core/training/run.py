@@ -54,9 +54,9 @@ def train(
 
     ``concepts`` and ``preserve``: as for :func:`~erasure_core.erase`. ``state``: a file in which the training is kept,
     and from which it goes on if it is there; then interrupting loses nothing, and the result is bitwise that of a
-    training that was not interrupted; it is written every ``keep_every`` updates and whenever training stops. ``preset``: fast, balanced or thorough, a factor for the method's usual number of
-    steps; ``steps`` says it outright. ``examples``: what to train on, in place of the concepts in sentences.
-    ``options``: the method's settings.
+    training that was not interrupted. It is written every ``keep_every`` updates and whenever training stops.
+    ``preset``: fast, balanced or thorough, a factor for the method's usual number of steps; ``steps`` says it outright.
+    ``examples``: what to train on, in place of the concepts in sentences. ``options``: the method's settings.
 
     Raises BadInput for unusable concepts or settings, IllConditioned where the loss is no number any more, and lets
     through whatever ``callbacks`` raise; before that the state is written. See :func:`learned` for what it holds.
