@@ -143,22 +143,11 @@ def test_memory_that_runs_out_halves_the_batch(demo):
 def test_training_lowers_the_loss_and_leaves_the_model_alone(demo):
     before = demo.fingerprint
     reports = []
-    made = train(
-        demo,
-        CONCEPT,
-        "esd",
-        Callbacks(report=reports.append),
-        steps=25,
-        grid=6,
-        draws=6,
-        lr=0.02,
-        sentences="bare",
-        seed=1,
-    )
+    fixed = {"sentences": "bare", "latents": "teacher", "pool": 1, "grid": 4, "draws": 4}  # the same in every update
+    made = train(demo, CONCEPT, "esd", Callbacks(report=reports.append), steps=25, lr=0.02, **fixed)
     assert demo.fingerprint == before
     assert not any(m._forward_hooks for m in demo.pipe.unet.modules())
     assert all(not p.requires_grad or p.grad is None for p in demo.pipe.unet.parameters())
-    print([round(r.erasing, 5) for r in reports], [round(r.keeping, 5) for r in reports])
     assert reports[-1].erasing < reports[0].erasing / 5
     assert [r.step for r in reports] == list(range(1, 26)) and reports[-1].left == 0.0
     assert made.recipe["method"] == "esd" and made.recipe["steps"] == 25
