@@ -76,6 +76,17 @@ def network_of(model: Any) -> Any:
     return model.model.diffusion_model
 
 
+def text_network_of(clip: Any) -> Any:
+    """A CLIP's modules, all encoders of it, to be looked at only."""
+    return clip.patcher.model
+
+
+def inputs_of(denoiser: Any) -> int:
+    """Channels that a U-Net reads."""
+    channels: int = denoiser.in_channels
+    return channels
+
+
 def settings_of(model: Any) -> Any:
     """The model's configuration object, where the demo model keeps its own words."""
     return getattr(model.model, "model_config", None)
