@@ -24,11 +24,13 @@ EMPTY = ""
 class Example:
     """Texts by role; every one has a ``concept`` and an ``anchor``, which is empty where none is named.
 
-    ``weight``: how often it is drawn, relative to the others.
+    ``weight``: how often it is drawn, relative to the others. ``eta``: its own strength of guidance, where a method has
+    one, in place of the settings'; below 0 toward the concept instead of away.
     """
 
     texts: Mapping[str, str]
     weight: float = 1.0
+    eta: float | None = None
 
 
 def examples_of(concepts: ConceptSet, settings: Training) -> list[Example]:

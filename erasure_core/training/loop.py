@@ -21,7 +21,7 @@ from .examples import Bank, Example
 from .latents import Source
 from .settings import Training
 from .surgery import Gradients, operated
-from .terms import Term, combined
+from .terms import NOISE, Term, combined
 from .texts import Library
 
 WINDOW = 50  # updates over which a loss is averaged to see whether it still falls
@@ -46,7 +46,7 @@ class Trainer:
         self.parameters = engine.adapter.parameters
         self.optimiser = torch.optim.AdamW(self.parameters.values(), lr=settings.lr, weight_decay=settings.decay)
         self.average = {n: p.detach().clone() for n, p in self.parameters.items()} if settings.average else {}
-        self.source = Source(engine, settings, shape, self.average)
+        self.source = Source(engine, settings, shape, self.average, getattr(method, "GUIDES", ("concept", "empty")))
         self.losses: list[tuple[float, float]] = []
         self.watcher: Any = None
 
@@ -140,6 +140,11 @@ class Trainer:
 
     def _targets(self, draw: Draw, latents: Latents, asked: dict[int, list[Term]]) -> dict[tuple[int, int], Tensor]:
         """The target of each latent's terms; all frozen predictions in one batch, all current ones in another."""
+        grid = self.engine.grid
+        truth = {
+            (i, NOISE): grid.output_for(latents.x[i], latents.noise, latents.ks[i]).to(self.engine.network.device)
+            for i in range(len(latents))
+        }
         predictions: dict[bool, dict[Row, Tensor]] = {}
         for current in (False, True):
             rows = [
@@ -148,9 +153,9 @@ class Trainer:
                 for term in terms
                 if term.current is current
                 for role, factor in term.target.items()
-                if factor
+                if factor and role != NOISE
             ]
-            predictions[current] = self.engine.fixed(latents, draw.rows, rows, on=current) if rows else {}
+            predictions[current] = truth | (self.engine.fixed(latents, draw.rows, rows, on=current) if rows else {})
         return {
             (i, id(term)): combined(term.target, {r: p for (n, r), p in predictions[term.current].items() if n == i})
             for i, terms in asked.items()

@@ -2,7 +2,8 @@
 
 A file has ``NAME``, ``SUMMARY``, ``WHY``, ``Settings`` (a child of :class:`..settings.Training`) and ``terms(settings,
 draw, latent, progress)``. It may have ``roles(settings, concepts)``, further texts by role for every example;
-``examples(concepts, settings)`` in place of the usual ones; ``ROWS``, how its gates feed the negative prompt's row; and
+``examples(concepts, settings)`` in place of the usual ones; ``GUIDES``, the roles of the texts that latents are guided
+to and away from; ``ROWS``, how its gates feed the negative prompt's row; and
 ``watch(network, layers, settings, library)``, a context manager whose object adds ``loss(rows, draw)`` to a batch.
 """
 
@@ -13,9 +14,11 @@ from types import ModuleType
 
 from ...errors import BadInput
 from ...options import explain_options
-from . import esd, spm
+from . import ablating, ace, ant, esd, leco, sdd, slider, spm
 
-METHODS: Mapping[str, ModuleType] = {module.NAME: module for module in (spm, esd)}
+METHODS: Mapping[str, ModuleType] = {
+    module.NAME: module for module in (spm, esd, slider, leco, ace, sdd, ablating, ant)
+}
 
 
 def method_named(name: str) -> ModuleType:
