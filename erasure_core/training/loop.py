@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import IllConditioned
-from .attack import attacked, worst
+from .attack import attacked, pulled, worst
 from .draw import Draw, drawn, generator
 from .engine import Engine, Latents, Row
 from .examples import Bank, Example
@@ -45,6 +45,7 @@ class Trainer:
         self.parameters = engine.adapter.parameters
         self.optimiser = torch.optim.AdamW(self.parameters.values(), lr=settings.lr, weight_decay=settings.decay)
         self.average = {n: p.detach().clone() for n, p in self.parameters.items()} if settings.average else {}
+        self.start = {n: p.detach().clone() for n, p in self.parameters.items()} if settings.attack_pull else {}
         self.source = Source(engine, settings, shape, self.average)
         self.losses: list[tuple[float, float]] = []
         self.watcher: Any = None
@@ -124,6 +125,9 @@ class Trainer:
                 if self.watcher is not None:
                     erasing = erasing + self.watcher.loss(part, draw) / len(latents)
                 found.add(self.parameters, erasing, keeping, apart=settings.surgery, scale=scale)
+            if self.start:
+                pull = settings.attack_pull * pulled(self.parameters, self.start)
+                found.add(self.parameters, torch.zeros_like(pull), pull, apart=settings.surgery)
         return found
 
     def _terms(self, draw: Draw, latent: int) -> list[Term]:
