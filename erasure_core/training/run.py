@@ -148,7 +148,7 @@ class Job:
             bank = Bank.of(library, prompts)
             trainer = Trainer(engine, self.module, settings, self.examples, library, bank, model.latent_shape(size))
             if hasattr(self.module, "watch"):
-                trainer.watcher = stack.enter_context(self.module.watch(network, layers, settings, library))
+                trainer.watcher = stack.enter_context(self.module.watch(self, network, library))
             yield trainer
 
     def run(self, trainer: Trainer, callbacks: Callbacks, state: Path | None, keep_every: int) -> Erasure:
@@ -216,6 +216,8 @@ class Job:
                 }
             },
         )
+        if hasattr(self.module, "finished"):
+            made = self.module.finished(self, made)
         return fitted(made, self.model)
 
 
