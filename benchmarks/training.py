@@ -83,11 +83,11 @@ def page(records: Mapping[str, Any]) -> str:
         "# Trained methods on the bundled model",
         "",
         "Made by `benchmarks/training.py` from `benchmarks/results/training.json`; our defaults, an anchor of its "
-        "kind, gate always. Target: pictures that still show the concept, of those drawn from prompts that name it, with the "
-        "95 % Wilson interval. Kept: correct pictures after, in percent of before, on the same prompts and seeds; the "
-        "partner is the colour beside a shape or style and the shape beside a colour. Stability: how alike pictures of "
-        "other things are before and after, 1 = the same. Misspellings in brackets are drawn too rarely by the model "
-        "itself to tell. Minutes of processor time on one thread, size of the native file.",
+        "kind, gate always. Target: pictures that still show the concept, of those drawn from prompts that name it, "
+        "with the 95 % Wilson interval. Kept: correct pictures after, in percent of before, on the same prompts and "
+        "seeds; the partner is the colour beside a shape or style and the shape beside a colour. Stability: how alike "
+        "pictures of other things are before and after, 1 = the same. Misspellings in brackets are drawn too rarely "
+        "by the model itself to tell. Minutes of processor time on one thread, size of the native file.",
         "",
         "| concept | method | target before | target after | misspelt | neighbours kept | partner beside neighbours "
         "kept | stability | minutes | file |",
