@@ -4,7 +4,7 @@ A U-Net of that size with random weights trains one real update on the processor
 in bfloat16: gradient checkpointing, one row at a time. Every tensor that lives meanwhile is counted by torch's memory
 tracker, weights, adapter, gradients, optimiser, activations and what only exists inside an operation; the peak is
 reported by kind. What a device keeps besides (its context, the allocator's unused blocks) is not in it: 0.5 to 1 GB on
-a GPU. With --device cuda the device's own count stands beside it. The record is benchmarks/results/training_memory.json.
+a GPU. With --device cuda the device's own count stands beside it. The record: benchmarks/results/training_memory.json.
 """
 
 from __future__ import annotations
