@@ -24,11 +24,13 @@ EMPTY = ""
 class Example:
     """Texts by role; every one has a ``concept`` and an ``anchor``, which is empty where none is named.
 
-    ``weight``: how often it is drawn, relative to the others.
+    ``weight``: how often it is drawn, relative to the others. ``eta``: its own strength of guidance, where a method has
+    one, in place of the settings'; below 0 toward the concept instead of away.
     """
 
     texts: Mapping[str, str]
     weight: float = 1.0
+    eta: float | None = None
 
 
 def examples_of(concepts: ConceptSet, settings: Training) -> list[Example]:
@@ -71,8 +73,12 @@ class Bank:
 
         ``concept`` [d]: its end-of-text row.
         """
+        if not count or not self.prompts:
+            return []
         chance = (1 - torch.cosine_similarity(self.ends, concept[None]).abs()).clamp_min(1e-6) ** power
         number = min(count, len(self.prompts))
+        if not number:
+            return []
         chosen = torch.multinomial(chance.double(), number, replacement=False, generator=generator)
         return [self.prompts[i] for i in chosen.tolist()]
 

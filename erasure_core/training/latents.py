@@ -9,12 +9,15 @@ from torch import Tensor
 
 from .draw import Draw, generator
 from .engine import Engine, Latents
+from .examples import EMPTY
 from .settings import Training
 from .texts import Texts, stack
 
 
 class Source:
     """Latents for draws. ``average``: values of the adapter's moving average, read when needed.
+
+    ``guides``: roles of the texts that trajectories are guided to and away from.
 
     Trajectories of the frozen model do not change, so there is a pool of them, each made when first drawn, and again by
     the same numbers in a run that was resumed.
@@ -26,11 +29,11 @@ class Source:
         settings: Training,
         shape: tuple[int, int, int],
         average: Mapping[str, Tensor],
-        guide: str = "concept",
+        guides: tuple[str, str] = ("concept", "empty"),
     ) -> None:
         self._engine, self._settings, self.shape, self._average = engine, settings, shape, average
-        self._guide = guide
-        self._pool: dict[tuple[int, str], Tensor] = {}
+        self._guides = guides
+        self._pool: dict[tuple[int, str, str], Tensor] = {}
 
     def __call__(self, draw: Draw) -> Latents:
         """The latents of an update, [draws, c, h, w]; step 0 is pure noise."""
@@ -63,7 +66,8 @@ class Source:
 
     def _path(self, draw: Draw, number: int) -> Tensor:
         """Every latent of a trajectory of the frozen model, [T + 1, c, h, w]."""
-        key = (number, draw.example.texts[self._guide])
+        to, away = (draw.example.texts.get(role, EMPTY) for role in self._guides)
+        key = (number, to, away)
         if key not in self._pool:
             with self._engine.adapter.acting(False):
                 steps = range(len(self._engine.grid) + 1)
@@ -72,11 +76,11 @@ class Source:
 
     @torch.no_grad()
     def _trajectory(self, draw: Draw, noise: Tensor, wanted: Sequence[int]) -> Tensor:
-        """DDIM from ``noise`` with the concept's text against the empty one; the latents at the steps ``wanted``."""
+        """DDIM from ``noise``, guided; the latents at the steps ``wanted``."""
         engine, w = self._engine, self._settings.guidance
-        texts: Texts = draw.rows[self._guide]
+        texts: Texts = draw.rows[self._guides[0]]
         if w != 1:
-            texts = stack([texts, draw.rows["empty"]])
+            texts = stack([texts, draw.rows[self._guides[1]]])
         x, found = noise[None], {}
         for k in range(max(wanted) + 1):
             if k in wanted:

@@ -36,7 +36,6 @@ from .texts import Library
 from .trainable import TrainableModel
 
 LARGE = 100e6  # parameters of a denoiser from which memory is saved at the cost of time
-KEPT_EVERY = 100  # updates between two writings of the state
 
 
 def train(
@@ -48,22 +47,23 @@ def train(
     state: str | Path | None = None,
     preset: str = "balanced",
     examples: Sequence[Example] | None = None,
+    keep_every: int = 50,
     **options: Any,
 ) -> Erasure:
     """Train an erasure; the model's own weights are never changed.
 
     ``concepts`` and ``preserve``: as for :func:`~erasure_core.erase`. ``state``: a file in which the training is kept,
     and from which it goes on if it is there; then interrupting loses nothing, and the result is bitwise that of a
-    training that was not interrupted. ``preset``: fast, balanced or thorough, a factor for the method's usual number of
-    steps; ``steps`` says it outright. ``examples``: what to train on, in place of the concepts in sentences.
-    ``options``: the method's settings.
+    training that was not interrupted. It is written every ``keep_every`` updates and whenever training stops.
+    ``preset``: fast, balanced or thorough, a factor for the method's usual number of steps; ``steps`` says it outright.
+    ``examples``: what to train on, in place of the concepts in sentences. ``options``: the method's settings.
 
     Raises BadInput for unusable concepts or settings, IllConditioned where the loss is no number any more, and lets
     through whatever ``callbacks`` raise; before that the state is written. See :func:`learned` for what it holds.
     """
     job = Job(model, concept_set(concepts), method, preset, preserve, examples, options)
     with job.opened() as trainer:
-        return job.run(trainer, callbacks or Callbacks(), None if state is None else Path(state))
+        return job.run(trainer, callbacks or Callbacks(), None if state is None else Path(state), keep_every)
 
 
 def learned(
@@ -124,7 +124,7 @@ class Job:
         return {
             "method": self.module.NAME,
             "settings": asdict(self.settings),
-            "examples": [[dict(example.texts), example.weight] for example in self.examples],
+            "examples": [[dict(example.texts), example.weight, example.eta] for example in self.examples],
             "preserved": list(self.concepts.all_preserved),
             "model": self.model.identity,
         }
@@ -148,10 +148,10 @@ class Job:
             bank = Bank.of(library, prompts)
             trainer = Trainer(engine, self.module, settings, self.examples, library, bank, model.latent_shape(size))
             if hasattr(self.module, "watch"):
-                trainer.watcher = stack.enter_context(self.module.watch(network, layers, settings, library))
+                trainer.watcher = stack.enter_context(self.module.watch(self, network, library))
             yield trainer
 
-    def run(self, trainer: Trainer, callbacks: Callbacks, state: Path | None) -> Erasure:
+    def run(self, trainer: Trainer, callbacks: Callbacks, state: Path | None, keep_every: int) -> Erasure:
         """Train to the end, or until the loss does not fall any more."""
         if state is not None:
             restore(state, trainer, self.identity)
@@ -160,7 +160,7 @@ class Job:
         try:
             while trainer.step < total and not has_settled(trainer.totals, self.settings.plateau):
                 erasing, keeping = trainer.update()
-                if state is not None and trainer.step - written >= KEPT_EVERY:
+                if state is not None and trainer.step - written >= keep_every:
                     store(state, trainer, self.identity)
                     written = trainer.step
                 if callbacks.report is not None:
@@ -216,6 +216,8 @@ class Job:
                 }
             },
         )
+        if hasattr(self.module, "finished"):
+            made = self.module.finished(self, made)
         return fitted(made, self.model)
 
 

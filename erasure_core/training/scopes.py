@@ -17,7 +17,7 @@ _PATTERNS: Mapping[str, tuple[str, str]] = {
     "xattn": ("cross-attention (ESD-x)", r"\.attn2\."),
     "xattn-kv": ("its keys and values (ESD-x-strict, MACE)", r"\.attn2\.to_[kv]$"),
     "selfattn": ("self-attention", r"\.attn1\."),
-    "attention": ("both attentions (Sliders' lierla)", r"\.attn[12]\."),
+    "attention": ("both attentions (lierla)", r"\.attn[12]\."),
     "noxattn": (
         "all but cross-attention, time embedding and output (ESD-u)",
         r"^unet\.(?!conv_out|time_embedding|add_embedding)(?!.*\.attn2\.)",
@@ -25,6 +25,10 @@ _PATTERNS: Mapping[str, tuple[str, str]] = {
     "slider": (
         "self-attention and ResNets (Sliders' c3lier with noxattn)",
         r"\.attn1\.|\.resnets\.|\.downsamplers\.|\.upsamplers\.",
+    ),
+    "c3lier": (
+        "both attentions and ResNets (LECO's c3lier, Sliders' with full, ANT)",
+        r"\.attn[12]\.|\.resnets\.|\.downsamplers\.|\.upsamplers\.",
     ),
     "notime": ("all but time embedding and output", r"^unet\.(?!conv_out|time_embedding|add_embedding)"),
     "full": ("every layer", r"^unet\."),

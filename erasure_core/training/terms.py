@@ -7,13 +7,17 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+NOISE = "noise"
+
 
 @dataclass(frozen=True)
 class Term:
     """``weight * mean |student(text) - sum_j target_j frozen(text_j)|^2``.
 
-    ``student`` and the keys of ``target`` are roles of texts in the draw. ``keeps``: it preserves rather than erases.
+    ``student`` and the keys of ``target`` are roles of texts in the draw; in the target :data:`NOISE` stands for the
+    right answer, the noise that the latent was made with. ``keeps``: it preserves rather than erases.
     ``current``: the target is made of the trained model's own predictions, without gradient, not of the frozen one's.
+    A term of weight 0 is evaluated for a watcher alone and has no target.
     """
 
     student: str

@@ -2,8 +2,10 @@
 
 A file has ``NAME``, ``SUMMARY``, ``WHY``, ``Settings`` (a child of :class:`..settings.Training`) and ``terms(settings,
 draw, latent, progress)``. It may have ``roles(settings, concepts)``, further texts by role for every example;
-``examples(concepts, settings)`` in place of the usual ones; ``ROWS``, how its gates feed the negative prompt's row; and
-``watch(network, layers, settings, library)``, a context manager whose object adds ``loss(rows, draw)`` to a batch.
+``examples(concepts, settings)`` in place of the usual ones; ``GUIDES``, the roles of the texts that latents are guided
+to and away from; ``ROWS``, how its gates feed the negative prompt's row; ``law(settings, timesteps)``, how likely each
+timestep is; ``watch(job, network, library)``, a context manager whose object has ``prepare(engine, latents, draw)`` and
+adds ``loss(rows, draw)`` to a batch; and ``finished(job, erasure)``, what becomes of the trained changes.
 """
 
 from __future__ import annotations
@@ -13,9 +15,11 @@ from types import ModuleType
 
 from ...errors import BadInput
 from ...options import explain_options
-from . import esd, spm
+from . import ablating, ace, ant, eap, esd, leco, mace_lora, sdd, slider, spm
 
-METHODS: Mapping[str, ModuleType] = {module.NAME: module for module in (spm, esd)}
+METHODS: Mapping[str, ModuleType] = {
+    module.NAME: module for module in (spm, esd, slider, leco, ace, sdd, ablating, ant, eap, mace_lora)
+}
 
 
 def method_named(name: str) -> ModuleType:

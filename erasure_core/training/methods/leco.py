@@ -1,0 +1,31 @@
+"""LECO, which SPM and Concept Sliders grew from: a slider's objective on both attentions, by default to erase.
+
+It has no paper; with one text for positive and target, and one for unconditional and neutral, its target is ESD's
+(arXiv 2303.07345).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...options import choice, number
+from ..scopes import SCOPES, explain_scopes
+from . import slider
+
+NAME = "leco"
+GUIDES = slider.GUIDES
+SUMMARY = "LECO: a slider on both attentions. For what is named, and for files of settings that were made for it."
+WHY = (
+    "The same objective as a slider's with all roles to choose, on layers that read the text, too, so that it erases "
+    "names. Nothing is held in place unless word_anchors or random_anchors ask for it. LECO itself trains 500 steps "
+    "at 1e-4, two latents each."
+)
+terms, examples = slider.terms, slider.examples
+
+
+@dataclass(frozen=True)
+class Settings(slider.Settings):
+    """LECO's numbers."""
+
+    eta: float = number(1.0, -50.0, 50.0, "how far along the direction")
+    scope: str = choice("attention", SCOPES, explain_scopes())

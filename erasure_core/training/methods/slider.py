@@ -1,0 +1,88 @@
+"""Concept Sliders (arXiv 2311.12092): ``|eps(x, t) - (e_n -+ eta (e_p - e_u))|^2``, a direction between two texts.
+
+The target text t is moved along the direction from the unconditional text u to the positive text p, starting from the
+neutral text n: away from p to erase, toward it to enhance. The inference-time scale is the membrane's strength.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from ...concepts import ConceptSet
+from ...options import choice, number, text
+from ...templates import fill
+from ..draw import Draw
+from ..examples import EMPTY, Example, examples_of, templates_of
+from ..scopes import SCOPES, explain_scopes
+from ..settings import Training
+from ..terms import Term, keep, merged
+
+NAME = "slider"
+GUIDES = ("concept", "unconditional")
+SUMMARY = "Sliders: a direction between two texts, erased or enhanced; its strength can be any number afterwards."
+WHY = (
+    "For what comes by degrees: age, smile, how much of a style. positive and unconditional name the two ends, "
+    "attributes what must not change along (male / female); by default the ends are the concept and its anchor, so "
+    "that the slider erases. Self-attention and ResNets are trained, which change how things look and hardly what a "
+    "word means: a weak eraser of names, and one that holds nothing in place unless word_anchors asks for it. The "
+    "paper trains 1000 steps at 2e-4 with eta=4."
+)
+
+
+@dataclass(frozen=True)
+class Settings(Training):
+    """Numbers and texts of a slider."""
+
+    action: str = choice("erase", ("erase", "enhance"), "away from the positive text, or toward it")
+    eta: float = number(4.0, -50.0, 50.0, "how far along the direction")
+    positive: str = text("", "the end that is erased or enhanced; the concept itself if nothing is said")
+    unconditional: str = text("", "the other end; the anchor if nothing is said, else the empty prompt")
+    neutral: str = text("", "where the direction begins; as unconditional if nothing is said")
+    attributes: str = text("", "words put before every text in turn, with / between: what the slider must not change")
+    scope: str = choice("slider", SCOPES, explain_scopes())
+    rank: int = number(4, 1, 1024, "rank of the pairs", whole=True)
+
+
+def terms(settings: Settings, draw: Draw, latent: int, progress: float) -> list[Term]:
+    """One term at the target text; anchors only where the settings ask for some."""
+    eta = signed(settings) if draw.example.eta is None else draw.example.eta
+    target = merged({"neutral": 1.0}, {"positive": -eta}, {"unconditional": eta})
+    kept = draw.anchors[latent]
+    return [Term("concept", target), *(keep(kept, settings.anchor_weight) if kept else ())]
+
+
+def signed(settings: Settings) -> float:
+    """How far away from the positive text; below 0 toward it."""
+    return settings.eta if settings.action == "erase" else -settings.eta
+
+
+def examples(concepts: ConceptSet, settings: Settings) -> list[Example]:
+    """The concepts in sentences, each with both ends and where it begins; all of that once for every attribute."""
+    found = []
+    for concept in concepts:
+        for example, template in zip(
+            examples_of(ConceptSet((concept,)), settings),
+            templates_of(concept, settings) * len(concept.phrases),
+            strict=True,
+        ):
+            given = {role: getattr(settings, role) for role in ("positive", "unconditional", "neutral")}
+            found.append(paired(example, {role: fill(template, own) if own else EMPTY for role, own in given.items()}))
+    names = [part.strip() for part in settings.attributes.split("/") if part.strip()]
+    return [attributed(example, name) for name in names for example in found] or found
+
+
+def paired(example: Example, given: dict[str, str]) -> Example:
+    """The example with a text for every role; of those that are empty in ``given``, what they are by default."""
+    own = example.texts
+    unconditional = given["unconditional"] or own["anchor"]
+    roles = {
+        "positive": given["positive"] or own["concept"],
+        "unconditional": unconditional,
+        "neutral": given["neutral"] or unconditional,
+    }
+    return replace(example, texts={**own, **roles})
+
+
+def attributed(example: Example, name: str) -> Example:
+    """The example with ``name`` before each of its texts."""
+    return replace(example, texts={role: f"{name} {own}".strip() for role, own in example.texts.items()})
