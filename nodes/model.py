@@ -205,7 +205,8 @@ class HostModel:
 
     def _encode_together(self, tokens: Sequence[Mapping[str, Any]]) -> list[tuple[Tensor, Tensor | None]]:
         """Prompts as the chunks of one, with the pooled vector of the first."""
-        parts, pooled = encode_together(self._clip, tokens, self._family.context)
+        with torch.no_grad():  # trainings ask with gradients on
+            parts, pooled = encode_together(self._clip, tokens, self._family.context)
         vector = None if pooled is None else pooled.detach().clone()
         return [(rows.detach().clone(), vector) for rows in parts]
 

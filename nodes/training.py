@@ -51,8 +51,16 @@ class HostNetwork:
         """The module of a layer by canonical name; raises NothingMatched if there is none."""
         return _place(host.network_of(self._model), self._slots, layer)
 
+    def heads(self, layer: str) -> int:
+        """Number of heads of an attention by canonical name."""
+        return host.heads_of(host.network_of(self._model), self._slots[f"{layer}.to_q.weight"])
+
     def predict(self, x: Tensor, t: Tensor, texts: Texts) -> Tensor:
-        """Raw output [B, c, h, w] for x [B, c, h, w] at training timesteps t [B]; SDXL is told the size of x."""
+        """Raw output [B, c, h, w] for x [B, c, h, w] at training timesteps t [B]; SDXL is told the size of x.
+
+        Raises the host's interruption if the user pressed cancel.
+        """
+        host.stop_if_asked()
         if host.is_away(self._model):
             host.load(self._model, tuple(x.shape[1:]))
             self._renew()

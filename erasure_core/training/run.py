@@ -88,7 +88,10 @@ def learned(
 
 
 class Job:
-    """One training: its settings checked, its texts chosen. Nothing is computed before :meth:`opened`."""
+    """One training: its settings checked, its texts chosen. Nothing is computed before :meth:`opened`.
+
+    ``configuration``: a short hash, equal for runs that are the same training.
+    """
 
     def __init__(
         self,
@@ -111,6 +114,7 @@ class Job:
         self.settings = _settings(self.module, preset, options)
         self.examples = list(examples) if examples is not None else self._examples()
         self.identity = self._identity()
+        self.configuration = _digest(self.identity)
 
     def _examples(self) -> list[Example]:
         own: list[Example] = getattr(self.module, "examples", examples_of)(self.concepts, self.settings)
@@ -191,7 +195,7 @@ class Job:
                 "scope": settings.scope,
                 "steps": trainer.step,
                 "seeds": [settings.seed],
-                "configuration": _digest(self.identity),
+                "configuration": self.configuration,
             },
             base={
                 "family": self.model.family,

@@ -48,6 +48,7 @@ from .models import (
     text_patcher,
     weight_with,
 )
+from .preview import decode, rough
 from .sampling import (
     arguments_of,
     chunks_of,
@@ -67,7 +68,7 @@ from .sampling import (
     with_last_patch,
     wrapper_of,
 )
-from .server import progress, send, stop_if_asked
+from .server import progress, say, send, stop_if_asked
 from .text import clip_skip_of, encode, tokenize, with_encoding, words_in
 from .training import (
     SCALE,
@@ -75,6 +76,7 @@ from .training import (
     ask,
     device_of,
     dtype_of,
+    heads_of,
     is_away,
     latent_channels,
     levels,
@@ -106,6 +108,7 @@ __all__ = [
     "clock_of",
     "clone",
     "conditionings",
+    "decode",
     "denoiser_of",
     "device_of",
     "draws_from_posterior",
@@ -117,6 +120,7 @@ __all__ = [
     "file_path",
     "folder_for",
     "guider_of",
+    "heads_of",
     "inputs_of",
     "is_away",
     "is_ours",
@@ -139,9 +143,11 @@ __all__ = [
     "put_batch_wrappers",
     "put_wrappers",
     "register_folders",
+    "rough",
     "run_in",
     "running",
     "save_place",
+    "say",
     "scale_of",
     "send",
     "settings_of",

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...erasure_core.keys.text import Slot
+
 SCALE = 8  # pixels of a picture per number of a latent, in each direction
 _ROWS = 4  # of a batch in training, for which room is asked
 _KEPT = 3  # times what sampling needs, for the way back
@@ -74,6 +76,13 @@ def prediction_of(model: Any) -> str | None:
     denoised = type(sampling).calculate_denoised
     known = {"v": kinds.V_PREDICTION.calculate_denoised, "eps": kinds.EPS.calculate_denoised}
     return next((name for name, function in known.items() if function is denoised), None)
+
+
+def heads_of(denoiser: nn.Module, slot: Slot) -> int:
+    """Number of heads of the attention that a weight belongs to."""
+    path = slot.key.removeprefix("diffusion_model.").rpartition(".to_")[0]
+    heads: int = denoiser.get_submodule(path).heads  # type: ignore[assignment]
+    return heads
 
 
 def ask(model: Any, x: Tensor, t: Tensor, rows: Tensor, pooled: Tensor | None) -> Tensor:

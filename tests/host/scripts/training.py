@@ -2,6 +2,7 @@
 
 import importlib
 import itertools
+import json
 
 import comfy.model_management as management
 import comfy.model_sampling
@@ -48,6 +49,7 @@ def state(patcher):
 
 
 def bits(tensor):
+    tensor = tensor.dequantize() if type(tensor) is not torch.Tensor else tensor
     return tensor.reshape(-1).view(torch.uint8)
 
 
@@ -100,6 +102,45 @@ def rounded(dtype):
     return tiny.unet("sd1", dtype=getattr(torch, dtype), cast=torch.float32), tiny.text_encoder()
 
 
+def scaled_fp8():
+    """Linear layers in eight bits with a scale each, as the host at hand stores them; others in float32."""
+    made = tiny.made_of("sd1")
+    config = made(dict(made.unet))
+    config.set_inference_dtype(torch.float32, None)
+    newer = hasattr(config, "quant_config")
+    if newer:
+        config.quant_config = {"mixed_ops": True}
+    else:
+        config.scaled_fp8 = torch.float8_e4m3fn
+    config.set_inference_dtype(torch.float32, torch.float32)
+    network = config.get_model({}, "", device=management.unet_offload_device())
+    weights = tiny.random_weights(tiny.shapes_of(tiny.unet().model, "diffusion_model."), 0)
+    for name in [n for n in weights if (n.endswith(".weight") and ".attn" in n) or (".ff.net" in n and "weight" in n)]:
+        scale = weights[name].abs().max() / 448
+        weights[name] = (weights[name] / scale).to(torch.float8_e4m3fn)
+        layer = name.removesuffix(".weight")
+        if newer:
+            weights[f"{layer}.weight_scale"] = scale
+            described = json.dumps({"format": "float8_e4m3fn"}).encode()
+            weights[f"{layer}.comfy_quant"] = torch.tensor(list(described), dtype=torch.uint8)
+        else:
+            weights[f"{layer}.scale_weight"] = scale
+    network.load_model_weights(dict(weights), "")
+    patcher = type(tiny.unet())(
+        network, load_device=management.get_torch_device(), offload_device=management.unet_offload_device()
+    )
+    return patcher, tiny.text_encoder()
+
+
+def numbers_of(layer, key):
+    """A parameter as numbers, whatever it is stored as."""
+    value = getattr(layer, key)
+    scale = getattr(layer, "scale_weight", None)
+    if key == "weight" and type(value.data) is not torch.Tensor:
+        return value.dequantize().float()
+    return value.float() * scale if key == "weight" and scale is not None else value
+
+
 CASES = {
     "demo": lambda: graph.node("DemoModel")[:2],
     "sd1": lambda: (tiny.unet(), tiny.text_encoder()),
@@ -122,7 +163,7 @@ def ours_case():
     return graph.apply(model, clip, some, act_on="weights")
 
 
-CASES |= {"lora": lora_case, "ours": ours_case, "low memory": CASES["sd1"]}
+CASES |= {"lora": lora_case, "ours": ours_case, "scaled fp8": scaled_fp8, "low memory": CASES["sd1"]}
 
 
 def layers_of(target):
@@ -157,8 +198,11 @@ def measure(kind, path, checkpointing):
         numbers["pooled"] = texts.pooled
     for layer, adapter in zip(layers, adapters, strict=True):
         numbers |= {f"down:{layer}": adapter.down.grad, f"up:{layer}": adapter.up.grad}
-    if kind == "ours":  # such changes are not among the weights, so they come from a model with them inside
+    if kind in ("ours", "scaled fp8"):  # which are not read as weights, so they come from the very modules
         numbers |= {name: value.detach().clone() for name, value in merged_weights(model, clip).items()}
+        if kind == "scaled fp8":
+            read = {name: target.weights()[name] for name in numbers if name.startswith("unet.")}
+            assert all(graph.difference(read[n][None], numbers[n][None].float()) <= 1e-6 for n in read)
     else:
         weights = target.weights()
         numbers |= {name: weights[name] for name in weights if name.startswith("unet.")}
@@ -181,8 +225,11 @@ def measure(kind, path, checkpointing):
 def merged_weights(model, clip):
     """Weights of the graph by canonical name with our own patches, as the sampler would have them."""
     slots = eraser.names(model, clip)
-    loaded = dict(model.model.named_parameters())
-    return {name: slot.taken(loaded[slot.key]) for name, (slot, _) in slots.items()}
+    parts = {name: slot.key.rpartition(".") for name, (slot, _) in slots.items()}
+    return {
+        name: slots[name][0].taken(numbers_of(model.model.get_submodule(layer), key))
+        for name, (layer, _, key) in parts.items()
+    }
 
 
 def denoiser(kind, path, checkpointing=False):
