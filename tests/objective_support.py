@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from erasure_core.chain import Place
-from erasure_core.training.adapters import low_rank
+from erasure_core.training.adapters import low_rank, whole
 from erasure_core.training.engine import Engine
 from erasure_core.training.examples import Bank, Example, examples_of
 from erasure_core.training.grid import Grid
@@ -59,7 +59,10 @@ def trainer_for(name, concepts, examples=None, roughness=0.1, bank=("a dog", "a 
     settings = method.Settings(**{"grid": 10, "warmup": 0, **options})
     network = Stub()
     shapes = {f"{n}.{p}": tuple(v.shape) for n, m in network.modules.items() for p, v in m.named_parameters()}
-    adapter = low_rank(shapes, LAYERS, settings.rank, settings.alpha, 1.0, torch.Generator().manual_seed(1))
+    if settings.form == "weights":
+        adapter, roughness = whole(shapes, LAYERS), 0.0
+    else:
+        adapter = low_rank(shapes, LAYERS, settings.rank, settings.alpha, 1.0, torch.Generator().manual_seed(1))
     source = torch.Generator().manual_seed(2)
     for parameter in adapter.parameters.values():
         parameter.data += roughness * torch.randn(parameter.shape, generator=source)

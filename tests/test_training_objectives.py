@@ -241,6 +241,30 @@ def test_each_of_ants_four_terms_teaches_something(progress, which):
     assert all(g.abs().max() > 0 for g in gradients)
 
 
+def test_ant_trains_the_most_salient_weights_alone():
+    trainer = trainer_for("ant", BARE, form="weights", mask=0.5, maps=3, steps=4, word_anchors=0)
+    found = ant.masks(trainer.settings, trainer)
+    slopes = [trainer.slopes(4 + i) for i in range(3)]
+    for name, mask in found.items():
+        expected = torch.ones_like(mask)
+        for slope in slopes:
+            size = slope[name].abs().flatten()
+            middle = sorted(size.tolist(), reverse=True)[math.ceil(len(size) / 2) - 1]
+            expected &= slope[name].abs() >= middle
+        assert torch.equal(mask, expected) and 0 < mask.sum() < mask.numel()
+    trainer.masks = found
+    for _ in range(3):
+        trainer.update()
+    for name, p in trainer.parameters.items():
+        assert torch.equal(p != 0, found[name])
+
+
+def test_without_a_mask_nothing_is_looked_at():
+    trainer = trainer_for("ant", BARE)
+    assert ant.masks(trainer.settings, trainer) == {} and trainer.engine.forwards == 0
+    assert not ant.most(torch.ones(4), 0).any() and ant.most(torch.ones(4), 1).all()
+
+
 def test_the_average_is_what_is_kept():
     trainer = trainer_for("sdd", CAT, average=0.9)
     expected = {name: p.detach().double().clone() for name, p in trainer.parameters.items()}
@@ -297,6 +321,7 @@ def test_sliders_begin_as_published(model):
         ("ace", {"gamma": "pictures"}, "gamma"),
         ("slider", {"action": "swap"}, "erase | enhance"),
         ("ant", {"split": 2}, "split"),
+        ("ant", {"mask": 0.5}, "set form=weights"),
         ("ablating", {"target": "both"}, "model | noise"),
     ],
 )

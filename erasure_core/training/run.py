@@ -149,6 +149,8 @@ class Job:
             trainer = Trainer(engine, self.module, settings, self.examples, library, bank, model.latent_shape(size))
             if hasattr(self.module, "watch"):
                 trainer.watcher = stack.enter_context(self.module.watch(network, layers, settings, library))
+            if hasattr(self.module, "masks"):
+                trainer.masks = self.module.masks(settings, trainer)
             yield trainer
 
     def run(self, trainer: Trainer, callbacks: Callbacks, state: Path | None) -> Erasure:

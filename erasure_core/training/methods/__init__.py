@@ -3,7 +3,8 @@
 A file has ``NAME``, ``SUMMARY``, ``WHY``, ``Settings`` (a child of :class:`..settings.Training`) and ``terms(settings,
 draw, latent, progress)``. It may have ``roles(settings, concepts)``, further texts by role for every example;
 ``examples(concepts, settings)`` in place of the usual ones; ``GUIDES``, the roles of the texts that latents are guided
-to and away from; ``ROWS``, how its gates feed the negative prompt's row; and
+to and away from; ``ROWS``, how its gates feed the negative prompt's row; ``masks(settings, trainer)``, by parameter
+what of it learns, when not all of it does; and
 ``watch(network, layers, settings, library)``, a context manager whose object adds ``loss(rows, draw)`` to a batch.
 """
 
