@@ -106,6 +106,17 @@ def test_slider_latents_are_guided_away_from_the_unconditional_text():
     assert torch.allclose(after.double(), math.sqrt(b) * clean + math.sqrt(1 - b) * noise, atol=1e-5)
 
 
+def test_trajectories_of_the_frozen_model_are_kept_apart_by_both_texts():
+    paths = {}
+    for away in ("", "young cat"):
+        texts = {"concept": "cat", "positive": "cat", "unconditional": away, "neutral": ""}
+        trainer = trainer_for("slider", BARE, examples=[example(**texts)], latents="teacher", pool=1, word_anchors=0)
+        at_next_latents(trainer)
+        paths |= trainer.source._pool
+    assert list(paths) == [(0, "cat", ""), (0, "cat", "young cat")]
+    assert not torch.equal(*paths.values())
+
+
 NUMBERS = {"eta_c": 2.0, "eta_u": 1.5, "eta_p": 0.7, "pl": 0.6, "nw": 0.9}
 
 
