@@ -51,6 +51,7 @@ class Trainer:
         self.losses: list[tuple[float, float]] = []
         self.watcher: Any = None
         self.law: Tensor | None = method.law(settings, engine.grid.taus) if hasattr(method, "law") else None
+        self.masks: dict[str, Tensor] = {}
 
     @property
     def step(self) -> int:
@@ -76,6 +77,8 @@ class Trainer:
         draw = drawn(self.step, settings, self.examples, self.library, self.bank, self.law)
         gradients = self._fitting(draw)
         losses = gradients.erasing, gradients.keeping
+        for name, mask in self.masks.items():
+            gradients.keep_only(name, mask)
         norm = gradients.put(self.parameters, operated if settings.surgery else None, settings.clip)
         if not math.isfinite(sum(losses)) or not math.isfinite(norm):
             raise IllConditioned(
@@ -91,6 +94,10 @@ class Trainer:
             for name, value in self.average.items():
                 value.lerp_(self.parameters[name], 1 - decay)
         return losses
+
+    def slopes(self, step: int) -> dict[str, Tensor]:
+        """The gradients that an update would see with the draw of ``step``; nothing is changed."""
+        return self._fitting(drawn(step, self.settings, self.examples, self.library, self.bank)).of_erasing
 
     def _fitting(self, draw: Draw) -> Gradients:
         """The gradients; in smaller batches where memory runs out."""

@@ -153,6 +153,8 @@ class Job:
             trainer = Trainer(engine, self.module, settings, self.examples, library, bank, model.latent_shape(size))
             if hasattr(self.module, "watch"):
                 trainer.watcher = stack.enter_context(self.module.watch(self, network, library))
+            if hasattr(self.module, "masks"):
+                trainer.masks = self.module.masks(settings, trainer)
             yield trainer
 
     def run(self, trainer: Trainer, callbacks: Callbacks, state: Path | None, keep_every: int) -> Erasure:
