@@ -15,9 +15,9 @@ from types import ModuleType
 
 from ...errors import BadInput
 from ...options import explain_options
-from . import eap, esd, mace_lora, spm
+from . import eap, esd, few_shot, mace_lora, slug, spm
 
-METHODS: Mapping[str, ModuleType] = {module.NAME: module for module in (spm, esd, eap, mace_lora)}
+METHODS: Mapping[str, ModuleType] = {module.NAME: module for module in (spm, esd, eap, mace_lora, few_shot, slug)}
 
 
 def method_named(name: str) -> ModuleType:
