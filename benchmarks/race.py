@@ -1,12 +1,12 @@
 """Attacks on the encoded prompt of a trained erasure, without and with RACE: python benchmarks/race.py.
 
-White box, as RACE (arXiv 2405.16341) has it: the attacker knows the erased weights and moves every number of the 77 rows
-of "a red star" by at most the radius, in 40 steps of projected gradient descent by the sign, so that the erased model
-predicts what the original predicts for the same prompt, on noised pictures that the original drew of it, at a new
+White box, as RACE (arXiv 2405.16341) has it: the attacker knows the erased weights and moves every number of the 77
+rows of "a red star" by at most the radius, in 40 steps of projected gradient descent by the sign, so that the erased
+model predicts what the original predicts for the same prompt, on noised pictures that the original drew of it, at a new
 timestep in each step. The picture is then drawn with the moved rows. 8 colours x 16 seeds = 128 attacks; a success is a
-picture in which the detector reads the erased shape. Beside them the prompt without an attack, other shapes, and noise of
-the same radius without a gradient. Radius and settings were chosen with --tuning, whose seeds are others. Records go to
-benchmarks/results/race.json after every cell, so an interrupted run goes on.
+picture in which the detector reads the erased shape. Beside them the prompt without an attack, other shapes, and noise
+of the same radius without a gradient. Radius and settings were chosen with --tuning, whose seeds are others. Records go
+to benchmarks/results/race.json after every cell, so an interrupted run goes on.
 """
 
 from __future__ import annotations
@@ -89,7 +89,9 @@ class Task:
 def drawn(model: Model, encoded: Encoded, seeds: Sequence[int]) -> Tensor:
     """Latents, a few at a time."""
     parts = [range(start, min(start + AT_ONCE, len(seeds))) for start in range(0, len(seeds), AT_ONCE)]
-    return torch.cat([model.sample(encoded.take(list(p)), seed=[seeds[i] for i in p], steps=20, cfg=5.0) for p in parts])
+    return torch.cat(
+        [model.sample(encoded.take(list(p)), seed=[seeds[i] for i in p], steps=20, cfg=5.0) for p in parts]
+    )
 
 
 def shown(model: Model, encoded: Encoded, seeds: Sequence[int], shapes: Sequence[str]) -> list[int]:
@@ -162,7 +164,9 @@ def main() -> int:
                 options.out.write_text(content + "\n", encoding="utf-8")
         for cell, (k, n) in mine.items():
             low, high = wilson(k, n)
-            print(f"{name:40} {cell:11} {k:4}/{n} = {100 * k / n:5.1f} % ({100 * low:.1f}-{100 * high:.1f})", flush=True)
+            print(
+                f"{name:40} {cell:11} {k:4}/{n} = {100 * k / n:5.1f} % ({100 * low:.1f}-{100 * high:.1f})", flush=True
+            )
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Gradients of whole weights as what they are: for every token the outer product of what came in and what comes back."""
+"""Gradients of whole weights as what they are: for every token an outer product of what came in and comes back."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..chain import Place
 
 @dataclass(frozen=True)
 class Factors:
-    """A gradient ``up @ down`` [o, i] of a linear layer's weight: ``down`` [n, i] and ``up`` [o, n], one term a token."""
+    """A gradient ``up @ down`` [o, i] of a linear layer's weight: ``down`` [n, i], ``up`` [o, n], a term a token."""
 
     down: Tensor
     up: Tensor

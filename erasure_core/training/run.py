@@ -29,7 +29,7 @@ from .methods import method_named
 from .preview import previewed
 from .progress import Callbacks, Clock, Report
 from .scopes import layers_in
-from .settings import PRESETS, Training
+from .settings import PRESETS
 from .state import restore, store
 from .texts import Library
 from .trainable import TrainableModel
@@ -62,7 +62,8 @@ def train(
     """
     job = Job(model, concept_set(concepts), method, preset, preserve, examples, options)
     if hasattr(job.module, "run"):
-        return job.module.run(job, callbacks or Callbacks())  # type: ignore[no-any-return]
+        done: Erasure = job.module.run(job, callbacks or Callbacks())
+        return done
     with job.opened() as trainer:
         return job.run(trainer, callbacks or Callbacks(), None if state is None else Path(state))
 
@@ -111,7 +112,7 @@ class Job:
         self.model, self.module = model, method_named(method)
         extra = (preserve,) if isinstance(preserve, str) else tuple(preserve)
         self.concepts = ConceptSet(concepts.concepts, tuple(dict.fromkeys([*concepts.preserve, *extra])))
-        self.settings = _settings(self.module, preset, options)
+        self.settings: Any = _settings(self.module, preset, options)
         self.examples = list(examples) if examples is not None else self._examples()
         self.identity = self._identity()
 
@@ -268,10 +269,10 @@ class Job:
         )
 
 
-def _settings(module: ModuleType, preset: str, options: Mapping[str, Any]) -> Training:
+def _settings(module: ModuleType, preset: str, options: Mapping[str, Any]) -> Any:
     if preset not in PRESETS:
         raise BadInput(f"There is no preset '{preset}'. Choose one of {', '.join(PRESETS)}.")
-    given: Training = read_options(module.Settings, options, module.NAME)
+    given = read_options(module.Settings, options, module.NAME)
     if "steps" in options or not hasattr(given, "steps"):
         return given
     return replace(given, steps=max(1, round(given.steps * PRESETS[preset])))

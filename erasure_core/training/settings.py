@@ -48,8 +48,10 @@ class Training:
     attack: int = number(0, 0, 200, "steps of an attack on the concept's text in each update (RACE)", whole=True)
     attack_radius: float = number(0.1, 1e-6, 100.0, "how far the attack may move a number of the text")
     attack_aim: str = choice(
-        "concept", ("concept", "noise"), "the attack is after what the frozen model says of the concept; or, as published, "
-        "after the noise that the trajectory began with"
+        "concept",
+        ("concept", "noise"),
+        "what the attack is after: what the frozen model says of the concept, or, as published, the noise that the "
+        "trajectory began with",
     )
     attack_pull: float = number(0.0, 0.0, 100.0, "RACE's pull back to where training began, 0.1 in its code")
     surgery: bool = flag(False, "take out of the erasing gradient what hurts the preserved texts (DoCo)")

@@ -13,7 +13,8 @@ class Term:
     """``weight * mean |student(text) - sum_j target_j frozen(text_j)|^2``.
 
     ``student`` and the keys of ``target`` are roles of texts in the draw. ``keeps``: it preserves rather than erases.
-    A term of weight 0 is evaluated for a watcher alone and has no target. ``current``: the target is made of the trained model's own predictions, without gradient, not of the frozen one's.
+    ``current``: the target is made of the trained model's own predictions, without gradient, not of the frozen one's.
+    A term of weight 0 has no target; its text is evaluated for a watcher alone.
     """
 
     student: str

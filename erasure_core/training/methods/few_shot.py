@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 NAME = "few_shot"
 SUMMARY = "Few-shot: the text encoder unlearns to describe four pictures of the concept; the denoiser stays as it is."
 WHY = (
-    "The quickest of the trained methods and the only one, beside SLUG, that changes the text encoder: it acts on every "
+    "A quick method, and beside SLUG the only one that changes the text encoder: it acts on every "
     "prompt, without a gate, and on every model that shares the encoder. The pictures are drawn by the model itself. "
     "Nothing is preserved but by the guard, which compares texts that do not name the concept with what they were and "
     "ends the training at the step before they would fall below it; look at neighbours of the concept before use. "

@@ -8,7 +8,7 @@ side is frozen, so the mean embedding of captions stands in for it, and pipeline
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -36,11 +36,12 @@ if TYPE_CHECKING:
 NAME = "slug"
 SUMMARY = "SLUG: one step of one layer of the text encoder, chosen by its gradient; done in seconds."
 WHY = (
-    "For names and styles, where it must be quick and small: two gradients and about ten encodings of a few texts, the "
+    "For names and styles, where it must be quick and small: two gradients and ten encodings of a few texts, and the "
     "denoiser is never asked. The change is exact in as many terms as the concept has tokens. It acts on every prompt, "
-    "without a gate. It forgets as far as the text encoder is concerned, which is less than that nothing is drawn: look "
-    "at pictures before use. Preserved phrases choose the layer and say what must stay closer than the concept's name."
+    "without a gate. It forgets as far as the text encoder is concerned, which is less than that nothing is drawn: "
+    "look at pictures before use. Preserved phrases choose the layer and say what must stay closer than the concept's name."
 )
+Captions = Mapping[str, Sequence[str]]
 KEPT = 64  # texts that the gradient of what is to be kept is made of
 
 
@@ -72,23 +73,6 @@ class Judged:
 def examples(concepts: ConceptSet, settings: Settings) -> list[Example]:
     """Every phrase, and its captions as one text for the record."""
     return [Example({"concept": phrase, "anchor": ""}) for concept in concepts for phrase in concept.phrases]
-
-
-class Embeddings:
-    """End-of-text rows of prompts, by the text encoder as it is now. ``prompts``: all that will be asked for."""
-
-    def __init__(self, text: TextNetwork, library: Library) -> None:
-        self._text, self._library = text, library
-
-    def __call__(self, prompts: Sequence[str]) -> Tensor:
-        """[n, d] with gradients where they are on."""
-        hidden = self._text.read(list(prompts)).hidden
-        return hidden[torch.arange(len(hidden)), [self._library.padding(prompt)[0] for prompt in prompts]]
-
-    @torch.no_grad()
-    def of_captions(self, captions: Mapping[str, Sequence[str]]) -> dict[str, Tensor]:
-        """[d]: the mean direction of each name's captions."""
-        return {name: F.normalize(self(own), dim=1).mean(0) for name, own in captions.items()}
 
 
 def forget_loss(embedding: Tensor, aim: Tensor) -> Tensor:
@@ -126,78 +110,106 @@ def step(factors: Mapping[str, Factors], size: float) -> Adapter:
     return Adapter({layer: LowRankLayer(f.down, f.up, size) for layer, f in factors.items()})
 
 
+class Judge:
+    """Names and kept texts against their captions, by the text encoder as it is now and as it was."""
+
+    def __init__(self, job: Job, text: TextNetwork, library: Library, captions: Captions, kept: Captions) -> None:
+        self._text, self._library = text, library
+        self.names, self.kept = list(captions), list(kept)
+        with torch.no_grad():
+            self.aim, self.kept_aim = (
+                torch.stack([F.normalize(self(own), dim=1).mean(0) for own in texts.values()])
+                for texts in (captions, kept)
+            )
+
+    def __call__(self, prompts: Sequence[str]) -> Tensor:
+        """End-of-text rows [n, d], with gradients where they are on."""
+        hidden = self._text.read(list(prompts)).hidden
+        return hidden[torch.arange(len(hidden)), [self._library.padding(prompt)[0] for prompt in prompts]]
+
+    def forget(self) -> Tensor:
+        """The loss whose gradient leads away from the names."""
+        return forget_loss(self(self.names), self.aim)
+
+    def retain(self) -> Tensor:
+        """The loss of the kept texts."""
+        return retain_loss(self(self.kept), self.kept_aim)
+
+    @torch.no_grad()
+    def cosines(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Of names and of kept texts with their captions; how many kept texts are closer to a name's than it is."""
+        own, others = self(self.names), self(self.kept)
+        near = F.cosine_similarity(own, self.aim)
+        closer = F.normalize(others, dim=1) @ F.normalize(self.aim, dim=1).T > near
+        return near, F.cosine_similarity(others, self.kept_aim), closer.sum(0)
+
+
 def run(job: Job, callbacks: Callbacks) -> Erasure:
     """Both gradients, the choice, the search."""
-    settings, model = job.settings, job.model
-    shapes, weights = model.shapes(), model.weights()
-    names = [phrase for concept in job.concepts for phrase in concept.phrases]
-    captions = {p: [fill(t, p) for t in contexts(c.kind)] for c in job.concepts for p in c.phrases}
+    model = job.model
+    captions = {phrase: [fill(t, phrase) for t in contexts(c.kind)] for c in job.concepts for phrase in c.phrases}
     bank = bank_prompts(job.concepts)
-    bank = bank[:: max(1, len(bank) // KEPT)][:KEPT]
-    kept = {prompt: [fill(template, prompt) for template in sentences("object")] for prompt in bank}
-    library = Library(model, [*names, *bank, *(t for own in {**captions, **kept}.values() for t in own)])
-    layers = text_layers_in(shapes, "all", model.clip_skip)
+    kept = {text: [fill(t, text) for t in sentences("object")] for text in bank[:: max(1, len(bank) // KEPT)][:KEPT]}
+    library = Library(
+        model, [*captions, *kept, *(text for own in [*captions.values(), *kept.values()] for text in own)]
+    )
+    layers = text_layers_in(model.shapes(), "all", model.clip_skip)
     with model.open_text() as text:
         places = {layer: text.place(layer) for layer in layers}
-        embed = Embeddings(text, library)
-        aims, kept_aims = embed.of_captions(captions), embed.of_captions(kept)
-        aim, kept_aim = torch.stack([aims[n] for n in names]), torch.stack([kept_aims[n] for n in bank])
+        judge = Judge(job, text, library, captions, kept)
         with taped(places) as tape:
-            forget = tape.gradients(forget_loss(embed(names), aim))
-            retain = tape.gradients(retain_loss(embed(bank), kept_aim))
-        judged = [_judged(layer, forget[layer], retain.get(layer), weights) for layer in layers if layer in forget]
-        picked = [
-            layer
-            for root in dict.fromkeys(one.layer.split(".")[0] for one in judged)
-            for layer in chosen([one for one in judged if one.layer.startswith(f"{root}.")])
-        ]
-        factors = {layer: forget[layer] for layer in picked}
-        sizes = torch.tensor([[float(weights[f"{n}.weight"].norm()), float(f.dense().norm())] for n, f in factors.items()])
-        whole, slope = (float(x) for x in sizes.norm(dim=0))
+            forget, retain = tape.gradients(judge.forget()), tape.gradients(judge.retain())
+        judged = [_judged(n, forget[n], retain.get(n), model.weights()) for n in layers if n in forget]
+        roots = dict.fromkeys(one.layer.split(".")[0] for one in judged)
+        picked = [n for root in roots for n in chosen([one for one in judged if one.layer.startswith(f"{root}.")])]
+        factors = {n: forget[n] for n in picked}
 
-        @torch.no_grad()
-        def cosines(size: float) -> tuple[Tensor, Tensor]:
-            """Of names and of kept texts with their captions; how many kept texts are closer to a name's captions."""
+        def cosines(size: float) -> tuple[Tensor, Tensor, Tensor]:
             adapter = step(factors, size)
             adapter.to(next(places[picked[0]].module.parameters()).device)
-            with adapter.attached({layer: places[layer] for layer in picked}), adapter.acting(True):
-                own, others = embed(names), embed(bank)
-            near = F.cosine_similarity(own, aim)
-            closer = F.normalize(others, dim=1) @ F.normalize(aim, dim=1).T > near
-            return torch.stack([near, closer.sum(0)]), F.cosine_similarity(others, kept_aim)
+            with adapter.attached({n: places[n] for n in picked}), adapter.acting(True):
+                return judge.cosines()
 
-        before, kept_before = cosines(0.0)
-        wanted = min(settings.top, len(bank))
-        low, high, size = 0.0, 0.0, settings.first * whole / slope
-        for tried in range(settings.search):
-            (near, closer), _ = cosines(size)
-            if callbacks.report is not None:
-                callbacks.report(Report(tried + 1, settings.search, float(near.mean()), float(near.mean()), 0.0, None))
-            if bool((closer >= wanted).all()):
-                high = size
-            else:
-                low = size
-            size = (low + high) / 2 if high else 2 * size
-        if not high:
-            raise IllConditioned(
-                f"No step of {picked[0]} up to {low * slope / whole:.2g} of its weight makes the text encoder forget "
-                f"'{names[0]}'. Allow more steps (search), ask for less (top=1), or train another method."
-            )
-        high *= settings.strength
-        after, kept_after = cosines(high)
-    adapter = step(factors, high)
+        size, share = searched(job, factors, cosines, callbacks)
+        (near, others, _), (after, others_after, _) = judge.cosines(), cosines(size)
     measured = {
         "layers": picked,
         "front": [one.layer for one in front(judged)],
-        "step": high,
-        "share": high * slope / whole,
-        "cosine_before": float(before[0].mean()),
-        "cosine_after": float(after[0].mean()),
-        "kept_cosine_change": float((kept_after - kept_before).mean()),
-        "kept_cosine_worst": float((kept_after - kept_before).min()),
+        "step": size,
+        "share": share,
+        "cosine_before": float(near.mean()),
+        "cosine_after": float(after.mean()),
+        "kept_cosine_change": float((others_after - others).mean()),
+        "kept_cosine_worst": float((others_after - others).min()),
     }
-    made = job.made(adapter.deltas(), {"scope": picked[0].split(".")[0], "steps": 1}, measured)
+    made = job.made(step(factors, size).deltas(), {"scope": picked[0].rpartition(".")[0], "steps": 1}, measured)
     return fitted(made, model)
+
+
+def searched(
+    job: Job, factors: Mapping[str, Factors], cosines: Callable[[float], tuple[Tensor, ...]], callbacks: Callbacks
+) -> tuple[float, float]:
+    """The shortest step found that forgets, and its share of the weights: doubled until it does, then bisected."""
+    settings, weights = job.settings, job.model.weights()
+    norms = [[float(weights[f"{name}.weight"].norm()), float(f.dense().norm())] for name, f in factors.items()]
+    unit = float(torch.tensor(norms)[:, 0].norm() / torch.tensor(norms)[:, 1].norm())
+    low, high, size = 0.0, 0.0, settings.first * unit
+    for tried in range(1, settings.search + 1):
+        near, _, closer = cosines(size)
+        if callbacks.report is not None:
+            cosine = float(near.mean())
+            callbacks.report(Report(tried, settings.search, cosine, cosine, 0.0, None))
+        if bool((closer >= settings.top).all()):
+            high = size
+        else:
+            low = size
+        size = (low + high) / 2 if high else 2 * size
+    if not high:
+        raise IllConditioned(
+            f"No step of {next(iter(factors))} up to {low / unit:.2g} of its weight makes the text encoder forget. "
+            "Allow more steps (search), ask for less (top=1), or train another method."
+        )
+    return high * settings.strength, high * settings.strength / unit
 
 
 def _judged(layer: str, forget: Factors, retain: Factors | None, weights: Mapping[str, Tensor]) -> Judged:
