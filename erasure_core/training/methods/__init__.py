@@ -16,10 +16,10 @@ from types import ModuleType
 
 from ...errors import BadInput
 from ...options import explain_options
-from . import ablating, ace, ant, eap, esd, leco, mace_lora, sdd, slider, spm
+from . import ablating, ace, ant, eap, esd, few_shot, leco, mace_lora, sdd, slider, slug, spm
 
 METHODS: Mapping[str, ModuleType] = {
-    module.NAME: module for module in (spm, esd, slider, leco, ace, sdd, ablating, ant, eap, mace_lora)
+    module.NAME: module for module in (spm, esd, slider, leco, ace, sdd, ablating, ant, eap, mace_lora, few_shot, slug)
 }
 
 
