@@ -39,7 +39,8 @@ from erasure_core.training.texts import Texts
 TARGET, ANCHOR = "star", "heart"
 STEPS, STEP_SHARE = 40, 0.1  # of the attack; each step as long as this share of the radius
 RADIUS = 0.25
-ARMS: Mapping[str, tuple[str, dict[str, Any]]] = {
+ARMS: Mapping[str, tuple[str, dict[str, Any]] | None] = {
+    "no erasure": None,
     "without": ("esd", {"steps": 150}),
     "with RACE": ("esd", {"steps": 150, "attack": 10, "attack_radius": 0.4}),
 }
@@ -125,6 +126,13 @@ def cells(model: Model, task: Task, erasure: Erasure | None, radius: float, know
             yield "attack", shown(model, with_rows(task.encoded, task.attacked(model, radius)), task.seeds, shapes)
 
 
+def stored(path: Path, setting: Mapping[str, Any]) -> dict[str, Any]:
+    """Records by arm, if they are of this setting."""
+    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    records: dict[str, Any] = found.get("records", {}) if found.get("setting") == setting else {}
+    return records
+
+
 def main() -> int:
     """Run what is missing, print everything."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -138,17 +146,14 @@ def main() -> int:
     model = load_demo()
     arms = {name: ARMS[name] for name in options.only}
     if options.arm:
-        arms = {}
+        arms = {"no erasure": None}
         for text in options.arm:
             method, *given = text.split(",")
             arms[text] = method, dict(part.split("=", 1) for part in given)
     setting = {"model": model.fingerprint, "detector": load_detector().fingerprint, "radius": options.radius}
-    stored = json.loads(options.out.read_text(encoding="utf-8")) if options.out.exists() else {}
-    records: dict[str, Any] = stored.get("records", {}) if stored.get("setting") == setting else {}
-    if options.tuning:
-        records = {}
     task = Task(model, TUNING if options.tuning else SEEDS)
-    for name, arm in {"no erasure": None, **arms}.items():
+    for name, arm in arms.items():
+        records = {} if options.tuning else stored(options.out, setting)
         asked = [] if arm is None else [arm[0], {key: str(value) for key, value in arm[1].items()}]
         if records.get(name, {}).get("arm") != asked:
             records[name] = {"arm": asked, "cells": {}}
@@ -158,9 +163,9 @@ def main() -> int:
             erasure = train(model, f"{TARGET} -> {ANCHOR}", arm[0], preserve=preserve, **arm[1])  # type: ignore[arg-type]
         for cell, result in cells(model, task, erasure, options.radius, mine):
             mine[cell] = result
-            if not options.tuning:
-                content = json.dumps({"setting": setting, "records": records}, indent=1, sort_keys=True)
-                options.out.write_text(content + "\n", encoding="utf-8")
+            if not options.tuning:  # another process may have measured another arm meanwhile
+                both = {"setting": setting, "records": {**stored(options.out, setting), name: records[name]}}
+                options.out.write_text(json.dumps(both, indent=1, sort_keys=True) + "\n", encoding="utf-8")
         for cell, (k, n) in mine.items():
             low, high = wilson(k, n)
             print(
