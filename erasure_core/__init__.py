@@ -27,6 +27,7 @@ from .errors import (
 from .formats import load, save
 from .membranes import Applied, Membrane, apply
 from .solver import EditProblem
+from .training import Callbacks, train
 
 __version__ = "0.1.0"
 
@@ -34,6 +35,7 @@ __all__ = [
     "METHODS",
     "Applied",
     "BadInput",
+    "Callbacks",
     "CannotWrite",
     "Concept",
     "ConceptSet",
@@ -57,4 +59,5 @@ __all__ = [
     "models",
     "parse_concepts",
     "save",
+    "train",
 ]

@@ -27,6 +27,11 @@ def erase_again(model: EditableModel, recipe: Mapping[str, Any]) -> Erasure:
 
     Raises BadInput for a recipe that is incomplete or of a method that cannot be solved again.
     """
+    if recipe.get("trained"):
+        raise BadInput(
+            f"The erasure was trained ({recipe.get('method')}), which is more than solving it again. Get its file, or "
+            "train it again."
+        )
     try:
         if recipe["method"] == METHOD:
             parts = [(erase_again(model, part["recipe"]), float(part["strength"])) for part in recipe["parts"]]

@@ -13,6 +13,7 @@ from .firewall import ConceptFirewall
 from .membranes import ApplyMembranes, Inspect, LoadMembrane, SaveMembrane
 from .negative_guidance import GuidancePlot, NegativeGuidance
 from .text_steer import TextSteer
+from .train import Train
 
 NODE_CLASS_MAPPINGS = {
     "MembraneDemoModel": DemoModel,
@@ -27,6 +28,7 @@ NODE_CLASS_MAPPINGS = {
     "MembraneTextSteer": TextSteer,
     "MembraneNegativeGuidance": NegativeGuidance,
     "MembraneGuidancePlot": GuidancePlot,
+    "MembraneTrain": Train,
 }
 NODE_DISPLAY_NAME_MAPPINGS = {
     "MembraneDemoModel": "Demo Model (Membrane)",
@@ -41,6 +43,7 @@ NODE_DISPLAY_NAME_MAPPINGS = {
     "MembraneTextSteer": "Text Steer",
     "MembraneNegativeGuidance": "Negative Guidance",
     "MembraneGuidancePlot": "Guidance Plot",
+    "MembraneTrain": "Train (Membrane)",
 }
 
 if importlib.util.find_spec("folder_paths") is None:  # not in the host: a test or a tool reads the nodes

@@ -84,7 +84,7 @@ def parts() -> dict[str, Any]:
         },
         "groups": unet["norm_num_groups"],
         "heads": unet["attention_head_dim"],  # the name is diffusers' old mistake: it is the number of heads
-        "attributes": {"membrane_neutrals": dict(NEUTRALS)},
+        "attributes": {"membrane_neutrals": dict(NEUTRALS), "membrane_size": autoencoder["sample_size"]},
     }
 
 

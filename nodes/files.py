@@ -99,7 +99,7 @@ def write(
         erasure = fitted(erasure, target)
     data = dump(erasure, form, None if target is None else target.weights(), _DTYPES[precision])
     folder = host.folder_for(host.FOLDERS[0] if form == "native" else host.FOLDERS[1])
-    path = _place(name.strip(), folder)
+    path = place_in(name.strip(), folder)
     if not overwrite:
         path = _free(path, data)
     if not _holds(path, data):
@@ -126,7 +126,7 @@ def _target(membranes: Sequence[Any], form: str, model: Any, clip: Any, node_id:
     return None
 
 
-def _place(name: str, folder: Path) -> Path:
+def place_in(name: str, folder: Path) -> Path:
     """``name`` inside ``folder``; raises CannotWrite for a place outside of it."""
     parts = Path(name.replace("\\", "/"))
     if parts.is_absolute() or ".." in parts.parts or ":" in name:

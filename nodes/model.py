@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -12,18 +13,21 @@ from torch import Tensor
 from ..erasure_core.acting import Action
 from ..erasure_core.bottleneck import check_bottlenecks
 from ..erasure_core.erasure import WeightDelta, check_deltas
-from ..erasure_core.errors import BadInput, NothingMatched, WrongFamily
+from ..erasure_core.errors import BadInput, NothingMatched
 from ..erasure_core.keys import family_of
+from ..erasure_core.keys.layout import Shape
 from ..erasure_core.keys.text import Slot
 from ..erasure_core.models import Encoded
-from ..erasure_core.prompts import CHUNK
 from . import host
 from .acting import Entry, Membranes
 from .stamp import END, stamped, token_ids
 from .t5 import T5Texts
+from .together import encode_together, encoders
+from .training import HostNetwork, HostTexts, open_denoiser, open_texts, prediction_of
 from .weights import HostWeights
 
 _BATCH = 32  # prompts encoded in one go where the host allows it
+_SIDES = {"sd1": 512, "sd2": 512, "sd2-v": 768, "sdxl": 1024, "flux": 1024}  # pixels, as they were trained
 _REMEMBERED = 2048  # prompts; of SDXL 0.63 MB each
 
 
@@ -78,6 +82,47 @@ class HostModel:
         """The demo model's own neutral words; empty for others."""
         words: Mapping[str, str] = getattr(host.settings_of(self._model), "membrane_neutrals", {})
         return words
+
+    @property
+    def identity(self) -> str:
+        """Short hash of the weights with the LoRAs of earlier nodes but without our own changes."""
+        return self._weights.fingerprint()[:16]
+
+    @property
+    def prediction(self) -> str:
+        """What the denoiser's output is: ``eps`` or ``v``. Raises WrongFamily for others."""
+        return prediction_of(self._model)
+
+    @property
+    def sigmas(self) -> Tensor:
+        """Noise level of every training timestep, ascending."""
+        return host.levels(self._model)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Native picture height and width in pixels."""
+        own: int | None = getattr(host.settings_of(self._model), "membrane_size", None)
+        side = own or (_SIDES["sd2-v"] if self.family == "sd2" and self.prediction == "v" else _SIDES[self.family])
+        return side, side
+
+    def latent_shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
+        """Channels, height and width of the latents of pictures of ``size``, height and width in pixels."""
+        return host.latent_channels(self._model), size[0] // host.SCALE, size[1] // host.SCALE
+
+    def shapes(self) -> Mapping[str, Shape]:
+        """Shape of every weight by canonical name, without reading any."""
+        return self._weights.shapes()
+
+    def open_denoiser(self, checkpointing: bool = False) -> AbstractContextManager[HostNetwork]:
+        """The denoiser for training, frozen; see :class:`~erasure_core.training.trainable.TrainableModel`.
+
+        Weights are as earlier nodes made them; membranes with gates, which act while a sampler runs, are left out.
+        """
+        return open_denoiser(self._model, self._weights.slots, self.latent_shape(self.size), checkpointing)
+
+    def open_text(self) -> AbstractContextManager[HostTexts]:
+        """The text encoder(s) for training, frozen."""
+        return open_texts(self._clip, self._weights.slots, self._family.context, self.family == "sdxl")
 
     def weights(self) -> Mapping[str, Tensor]:
         """Canonical name -> float32 copy with the LoRAs of earlier nodes but without our own changes."""
@@ -154,34 +199,16 @@ class HostModel:
             part = prompts[start : start + size]
             tokens = [host.tokenize(self._clip, prompt) for prompt in part]
             for prompt, own, (rows, pooled) in zip(part, tokens, self._encode_together(tokens), strict=True):
-                ids = {
-                    host.ENCODERS.get(key, key): [token_ids(chunk) for chunk in own[key]] for key in self._order(own)
-                }
+                ids = {host.ENCODERS.get(key, key): [token_ids(chunk) for chunk in own[key]] for key in encoders(own)}
                 self._encoded[prompt] = (rows, ids, pooled)
             advance(begun + start + len(part))
 
     def _encode_together(self, tokens: Sequence[Mapping[str, Any]]) -> list[tuple[Tensor, Tensor | None]]:
-        """Prompts as the chunks of one: each chunk is encoded by itself, so one call serves many prompts."""
-        joined = {key: [chunk for own in tokens for chunk in own[key]] for key in tokens[0]}
-        hidden, pooled = host.encode(self._clip, joined)
-        hidden = hidden.detach().float().cpu().clone()
-        counts = [len(own[self._order(own)[0]]) * CHUNK for own in tokens]
-        if hidden.shape[1] != sum(counts):
-            raise WrongFamily(
-                f"This text encoder gives {hidden.shape[1]} rows for {sum(counts)} tokens, so its rows cannot be told "
-                "apart. Membrane works with the CLIP encoders of Stable Diffusion 1, 2 and XL."
-            )
-        if hidden.shape[2] != self._family.context:
-            raise WrongFamily(
-                f"This text encoder gives vectors of width {hidden.shape[2]}, this model reads {self._family.context}. "
-                "Connect MODEL and CLIP of the same checkpoint."
-            )
-        vector = None if pooled is None else pooled.detach().float().cpu().clone()
-        return [(rows, vector) for rows in hidden.split(counts, dim=1)]
-
-    def _order(self, tokens: Mapping[str, Any]) -> list[str]:
-        """The host's keys of the encoders, CLIP-L first, as the rows are joined."""
-        return sorted(tokens, key=lambda key: list(host.ENCODERS).index(key) if key in host.ENCODERS else 9)
+        """Prompts as the chunks of one, with the pooled vector of the first."""
+        with torch.no_grad():  # trainings ask with gradients on
+            parts, pooled = encode_together(self._clip, tokens, self._family.context)
+        vector = None if pooled is None else pooled.detach().clone()
+        return [(rows.detach().clone(), vector) for rows in parts]
 
     def patch(self, actions: Sequence[Action], deltas: Sequence[WeightDelta], rows: str = "cond") -> HostPatch:
         """Clones with the maps in front of the denoiser and the deltas added to the weights."""

@@ -43,7 +43,8 @@ class HostWeights(Mapping[str, Tensor]):
                 continue  # packed weights, which cannot be read as numbers either
             (weight, _), *patches = self._patches[slot.key]
             digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
-            if any(not host.is_ours(patch) for patch in patches):
+            packed = type(weight.data) is not Tensor
+            if any(not host.is_ours(patch) for patch in patches) or (packed and not hasattr(weight, "tensor_type")):
                 digest.update(self[name].numpy().tobytes())
             elif weight.is_floating_point() and not hasattr(weight, "tensor_type"):
                 flat = weight.detach().reshape(-1)

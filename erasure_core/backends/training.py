@@ -56,6 +56,11 @@ class PipelineNetwork:
         """The module of a layer by canonical name; raises NothingMatched if there is none."""
         return place_in(self._modules, layer)
 
+    def heads(self, layer: str) -> int:
+        """Number of heads of an attention by canonical name."""
+        heads: int = self._modules[layer].heads
+        return heads
+
     def predict(self, x: Tensor, t: Tensor, texts: Texts) -> Tensor:
         """Raw output [B, c, h, w] for x [B, c, h, w] at training timesteps t [B]; SDXL is told the size of x."""
         pooled = None if texts.pooled is None else normal(texts.pooled)

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from ..errors import Interrupted, MembraneError
-from . import convert, demo, erase, generate, inspect
+from . import convert, demo, erase, generate, inspect, train
 from .console import complain
 
-COMMANDS: tuple[ModuleType, ...] = (demo, erase, generate, inspect, convert)
+COMMANDS: tuple[ModuleType, ...] = (demo, erase, train, generate, inspect, convert)
 OK, FAILED, STOPPED = 0, 1, 130
 
 _DESCRIPTION = "Make a text-to-image model stop drawing chosen concepts, and see that it worked."

@@ -39,12 +39,19 @@ class Draw:
     anchors: list[list[str]] = field(default_factory=list)
 
 
-def drawn(step: int, settings: Training, examples: Sequence[Example], library: Library, bank: Bank) -> Draw:
-    """The draw of an update."""
+def drawn(
+    step: int,
+    settings: Training,
+    examples: Sequence[Example],
+    library: Library,
+    bank: Bank,
+    law: Tensor | None = None,
+) -> Draw:
+    """The draw of an update; ``law``: as for :func:`moments`."""
     weights = torch.tensor([example.weight for example in examples]).double()
     number = torch.multinomial(weights, 1, generator=generator(settings.seed, step, "example"))
     example = examples[int(number)]
-    draw = Draw(step, example, moments(settings.grid, settings.draws, generator(settings.seed, step, "moment")))
+    draw = Draw(step, example, moments(settings.grid, settings.draws, generator(settings.seed, step, "moment"), law))
     draw.rows = {"empty": library[""], **{role: library[text] for role, text in example.texts.items()}}
     source = generator(settings.seed, step, "anchors")
     (end,) = library.ends([example.texts["concept"]])
@@ -53,15 +60,22 @@ def drawn(step: int, settings: Training, examples: Sequence[Example], library: L
         for i in range(settings.random_anchors):
             own.append(f"random {latent}.{i}")
             draw.rows[own[-1]] = random_text(draw.rows["concept"], source)
-        for i, prompt in enumerate(bank.drawn(settings.word_anchors or 0, end, settings.anchor_power, source)):
+        for i, prompt in enumerate(bank.drawn(settings.word_anchors, end, settings.anchor_power, source)):
             own.append(f"word {latent}.{i}")
             draw.rows[own[-1]] = library[prompt]
         draw.anchors.append(own)
     return draw
 
 
-def moments(grid: int, draws: int, source: torch.Generator) -> tuple[int, ...]:
-    """One step from each of ``draws`` equal parts of the trajectory; each step as likely as any other."""
+def moments(grid: int, draws: int, source: torch.Generator, law: Tensor | None = None) -> tuple[int, ...]:
+    """One step from each of ``draws`` equally likely parts of the trajectory.
+
+    ``law`` [grid]: how likely each step is, relative to the others; without it they are all alike.
+    """
+    if law is not None:
+        chances = law.double().cumsum(0) / law.double().sum()
+        points = (torch.arange(draws) + torch.rand(draws, generator=source).double()) / draws
+        return tuple(torch.searchsorted(chances, points).clamp_max(grid - 1).tolist())
     edges = [round(i * grid / draws) for i in range(draws + 1)]
     return tuple(int(torch.randint(low, high, (), generator=source)) for low, high in pairwise(edges))
 

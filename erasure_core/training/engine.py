@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..guidance.attention.heads import wide
 from .adapters import Adapter
 from .grid import Grid
 from .texts import Texts, stack
@@ -39,7 +40,7 @@ class Engine:
         self.forwards = self.backwards = 0
 
     def predict(self, x: Tensor, ks: Sequence[int], texts: Texts) -> Tensor:
-        """The network's output, float32, for latents [B, c, h, w] at steps ``ks`` with one text each."""
+        """The network's output, float32 at least, for latents [B, c, h, w] at steps ``ks`` with one text each."""
         network = self.network
         told = self.grid.told[list(ks)].to(network.device)
         out = network.predict(x.to(network.device, network.dtype), told, texts.to(network.device, network.dtype))
@@ -47,7 +48,7 @@ class Engine:
             self.backwards += len(x)
         else:
             self.forwards += len(x)
-        return out.float()
+        return wide(out)
 
     def rows(self, latents: Latents, texts: Mapping[str, Texts], rows: Sequence[Row]) -> Tensor:
         """Predictions [rows, c, h, w] for chosen latents with chosen texts, in one batch."""

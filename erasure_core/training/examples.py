@@ -77,6 +77,8 @@ class Bank:
             return []
         chance = (1 - torch.cosine_similarity(self.ends, concept[None]).abs()).clamp_min(1e-6) ** power
         number = min(count, len(self.prompts))
+        if not number:
+            return []
         chosen = torch.multinomial(chance.double(), number, replacement=False, generator=generator)
         return [self.prompts[i] for i in chosen.tolist()]
 

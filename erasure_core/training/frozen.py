@@ -24,29 +24,34 @@ def normal(tensor: Tensor) -> Tensor:
 
 
 @contextmanager
-def frozen(networks: Sequence[nn.Module]) -> Iterator[None]:
+def frozen(networks: Sequence[nn.Module]) -> Iterator[Callable[[], None]]:
     """In the block: autograd on, evaluation mode, no gradients for the networks' own weights, no inference tensors.
 
-    No weight is copied. A weight that something else exchanges meanwhile stays exchanged; all else is put back,
-    whatever happens.
+    No weight is copied. What comes out is to be called when something has put other weights in, as a host does that
+    moves its models. Weights exchanged meanwhile stay exchanged; all else is put back, whatever happens.
     """
     modules = list(dict.fromkeys(module for network in networks for module in network.modules()))
     flags = [(module, module.training) for module in modules]
     exchanged: list[_Exchanged] = []
     learning: list[nn.Parameter] = []
+
+    def hold() -> None:
+        for module in modules:
+            module.training = False
+            exchanged.extend(_exchange(module))
+            found = [p for p in module.parameters(recurse=False) if p.requires_grad]
+            learning.extend(found)
+            for parameter in found:
+                parameter.requires_grad_(False)
+
     with torch.inference_mode(False), torch.enable_grad():
         try:
-            for module in modules:
-                module.training = False
-                exchanged += _exchange(module)
-                learning += [p for p in module.parameters(recurse=False) if p.requires_grad]
-            for parameter in learning:
-                parameter.requires_grad_(False)
-            yield
+            hold()
+            yield hold
         finally:
             for parameter in learning:
                 parameter.requires_grad_(True)
-            for entry in exchanged:
+            for entry in reversed(exchanged):
                 entry.undo()
             for module, training in flags:
                 module.training = training
@@ -106,7 +111,7 @@ class _Exchanged:
 def _exchange(module: nn.Module) -> Iterator[_Exchanged]:
     found: list[tuple[str, Tensor]] = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
     for name, tensor in found:
-        if not tensor.is_inference():
+        if not tensor.is_inference() or type(tensor.data) is not Tensor:  # packed weights unpack themselves
             continue
         stand_in = normal(tensor.data)
         if isinstance(tensor, nn.Parameter):

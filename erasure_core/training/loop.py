@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from ..errors import IllConditioned
-from .attack import attacked, worst
+from ..models import EditableModel
+from .attack import attacked, pulled, worst
 from .draw import Draw, drawn, generator
 from .engine import Engine, Latents, Row
 from .examples import Bank, Example
@@ -22,9 +23,14 @@ from .latents import Source
 from .settings import Training
 from .surgery import Gradients, operated
 from .terms import NOISE, Term, combined
-from .texts import Library
+from .texts import Library, Texts, stack
 
+WINDOW = 50  # updates over which a loss is averaged to see whether it still falls
 HALF_SCALE = 1024.0  # of the loss where gradients pass through half precision, lest they vanish
+
+
+class Enough(Exception):
+    """Raised by an update that would have done harm, and has not been made: the training is at its end."""
 
 
 class Trainer:
@@ -45,9 +51,11 @@ class Trainer:
         self.parameters = engine.adapter.parameters
         self.optimiser = torch.optim.AdamW(self.parameters.values(), lr=settings.lr, weight_decay=settings.decay)
         self.average = {n: p.detach().clone() for n, p in self.parameters.items()} if settings.average else {}
+        self.start = {n: p.detach().clone() for n, p in self.parameters.items()} if settings.attack_pull else {}
         self.source = Source(engine, settings, shape, self.average, getattr(method, "GUIDES", ("concept", "empty")))
         self.losses: list[tuple[float, float]] = []
         self.watcher: Any = None
+        self.law: Tensor | None = method.law(settings, engine.grid.taus) if hasattr(method, "law") else None
         self.masks: dict[str, Tensor] = {}
 
     @property
@@ -65,13 +73,23 @@ class Trainer:
         """Values of the parameters that become the erasure: the moving average where there is one."""
         return self.average or {name: p.detach() for name, p in self.parameters.items()}
 
+    @property
+    def scale(self) -> float:
+        """By which losses are multiplied on the way back."""
+        return HALF_SCALE if self.engine.network.dtype == torch.float16 else 1.0
+
+    def read(self, model: EditableModel, prompts: Sequence[str]) -> Texts:
+        """Texts for a preview."""
+        library = Library(model, prompts)
+        return stack([library[prompt] for prompt in prompts])
+
     def update(self) -> tuple[float, float]:
         """One update; returns the erasing and the preserving part of the loss. Raises IllConditioned for NaN.
 
         When that is raised, or anything else, no parameter has been changed by this update.
         """
         settings = self.settings
-        draw = drawn(self.step, settings, self.examples, self.library, self.bank)
+        draw = drawn(self.step, settings, self.examples, self.library, self.bank, self.law)
         gradients = self._fitting(draw)
         losses = gradients.erasing, gradients.keeping
         for name, mask in self.masks.items():
@@ -112,6 +130,8 @@ class Trainer:
             draw.rows["attacked"] = attacked(engine, settings, draw, latents)
         if settings.worst:
             self._choose_worst(draw, latents)
+        if self.watcher is not None:
+            self.watcher.prepare(engine, latents, draw)
         asked = {i: self._terms(draw, i) for i in range(len(latents))}
         targets = self._targets(draw, latents, asked)
         terms: dict[Row, list[Term]] = {}
@@ -119,18 +139,22 @@ class Trainer:
             for term in own:
                 terms.setdefault((i, term.student), []).append(term)
         found = Gradients()
-        scale = HALF_SCALE if engine.network.dtype == torch.float16 else 1.0
         with engine.adapter.acting(True), torch.enable_grad():
             for part in engine.parts(list(terms)):
                 predicted = engine.rows(latents, draw.rows, part)
                 erasing, keeping = predicted.new_zeros(()), predicted.new_zeros(())
                 for row, own in zip(part, predicted, strict=True):
                     for term in terms[row]:
+                        if not term.weight:
+                            continue
                         loss = term.weight / len(latents) * (own - targets[row[0], id(term)]).square().mean()
                         erasing, keeping = (erasing, keeping + loss) if term.keeps else (erasing + loss, keeping)
                 if self.watcher is not None:
                     erasing = erasing + self.watcher.loss(part, draw) / len(latents)
-                found.add(self.parameters, erasing, keeping, apart=settings.surgery, scale=scale)
+                found.add(self.parameters, erasing, keeping, apart=settings.surgery, scale=self.scale)
+            if self.start:
+                pull = settings.attack_pull * pulled(self.parameters, self.start)
+                found.add(self.parameters, torch.zeros_like(pull), pull, apart=settings.surgery)
         return found
 
     def _terms(self, draw: Draw, latent: int) -> list[Term]:
@@ -157,7 +181,7 @@ class Trainer:
                 (i, role)
                 for i, terms in asked.items()
                 for term in terms
-                if term.current is current
+                if term.current is current and term.weight
                 for role, factor in term.target.items()
                 if factor and role != NOISE
             ]
@@ -166,6 +190,7 @@ class Trainer:
             (i, id(term)): combined(term.target, {r: p for (n, r), p in predictions[term.current].items() if n == i})
             for i, terms in asked.items()
             for term in terms
+            if term.weight
         }
 
     def _choose_worst(self, draw: Draw, latents: Latents) -> None:
@@ -191,8 +216,9 @@ def rate(settings: Training, step: int) -> float:
     return settings.lr * rise * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
 
 
-def has_settled(losses: Sequence[float], share: float, window: int = 50) -> bool:
-    """Whether the loss of the last ``window`` updates is less than ``share`` below that of the ``window`` before."""
+def has_settled(losses: Sequence[float], share: float) -> bool:
+    """Whether the loss of the last window of updates is less than ``share`` below that of the window before."""
+    window = WINDOW
     if not share or len(losses) < 4 * window:
         return False
     before, after = (sum(losses[a:b]) / window for a, b in ((-2 * window, -window), (-window, None)))

@@ -47,7 +47,13 @@ class Training:
     worst: int = number(0, 0, 64, "preserve the one of so many texts of the bank that suffers most (EAP)", whole=True)
     attack: int = number(0, 0, 200, "steps of an attack on the concept's text in each update (RACE)", whole=True)
     attack_radius: float = number(0.1, 1e-6, 100.0, "how far the attack may move a number of the text")
-    attack_pull: float = number(0.0, 0.0, 100.0, "RACE's pull back to where training began")
+    attack_aim: str = choice(
+        "concept",
+        ("concept", "noise"),
+        "what the attack is after: what the frozen model says of the concept, or, as published, the noise that the "
+        "trajectory began with",
+    )
+    attack_pull: float = number(0.0, 0.0, 100.0, "RACE's pull back to where training began, 0.1 in its code")
     surgery: bool = flag(False, "take out of the erasing gradient what hurts the preserved texts (DoCo)")
     average: float = number(0.0, 0.0, 0.99999, "decay of the moving average that becomes the result, 0 for none")
     plateau: float = number(0.0, 0.0, 1.0, "stop when the loss falls by less than this share; 0 never stops early")

@@ -17,6 +17,7 @@ class Term:
     ``student`` and the keys of ``target`` are roles of texts in the draw; in the target :data:`NOISE` stands for the
     right answer, the noise that the latent was made with. ``keeps``: it preserves rather than erases.
     ``current``: the target is made of the trained model's own predictions, without gradient, not of the frozen one's.
+    A term of weight 0 is evaluated for a watcher alone and has no target.
     """
 
     student: str

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..models import EditableModel, Encoded
+from ..prompts import CHUNK
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class Library:
         encoded = model.encode(self.prompts)
         self._texts = Texts(encoded.hidden.float().cpu(), None if encoded.pooled is None else encoded.pooled.float())
         self._ends = _ends(encoded)
+        self._tokens = next(iter(encoded.tokens.values()))[:, 0].tolist()
+        self._eos = encoded.eos[:, 0].tolist()
 
     def __getitem__(self, prompt: str) -> Texts:
         """One text, B = 1, in float32 on the processor."""
@@ -55,6 +58,17 @@ class Library:
     def ends(self, prompts: Sequence[str]) -> Tensor:
         """[n, d]: the end-of-text row of each prompt's first chunk, which stands for the whole of it."""
         return self._ends[[self._place[prompt] for prompt in prompts]]
+
+    def positions(self, prompt: str, phrase: str) -> tuple[int, ...]:
+        """Where the tokens of ``phrase``, itself in the library, stand in the prompt's first chunk; else all words."""
+        own, end = self._tokens[self._place[prompt]], self._eos[self._place[prompt]]
+        wanted = self._tokens[self._place[phrase]][1 : self._eos[self._place[phrase]]]
+        starts = [i for i in range(1, end) if wanted and own[i : i + len(wanted)] == wanted]
+        return tuple(i + j for i in starts for j in range(len(wanted))) or tuple(range(1, end))
+
+    def padding(self, prompt: str) -> tuple[int, ...]:
+        """The end-of-text token of the prompt's first chunk and all that follow it there."""
+        return tuple(range(self._eos[self._place[prompt]], CHUNK))
 
 
 def _ends(encoded: Encoded) -> Tensor:

@@ -33,6 +33,9 @@ class Network(Protocol):
     def place(self, layer: str) -> Place:
         """The module of a layer, by canonical name without ``.weight``, as it runs: hooks on it see every call."""
 
+    def heads(self, layer: str) -> int:
+        """Number of heads of an attention, by canonical name ("unet...attn2")."""
+
     def predict(self, x: Tensor, t: Tensor, texts: Texts) -> Tensor:
         """The network's raw output [B, c, h, w] (noise or velocity) for x [B, c, h, w] at training timesteps t [B]."""
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
+from torch.nn import Module
 
 from .marks import KEY
 
@@ -27,8 +28,18 @@ def shapes(patcher: Any) -> dict[str, tuple[int, ...]]:
 
 def key_patches(patcher: Any) -> Mapping[str, Sequence[Any]]:
     """Host name -> [(weight before all patches, function that dequantises it), *patches in order]."""
+    state = patcher.model_state_dict()
+    own = {name: tensor for name, tensor in state.items() if _is_attribute(patcher.model, name)}
+    if len(own) < len(state):  # of quantised layers the host lists scales that its own reading then stumbles over
+        patcher = patcher.clone()
+        patcher.model_state_dict = lambda filter_prefix=None: own
     found: Mapping[str, Sequence[Any]] = patcher.get_key_patches()
     return found
+
+
+def _is_attribute(root: Module, name: str) -> bool:
+    layer, _, last = name.rpartition(".")
+    return hasattr(root.get_submodule(layer), last)
 
 
 def weight_with(weight: Tensor, patches: Sequence[Any], key: str) -> Tensor:
@@ -74,6 +85,17 @@ def add_full(patcher: Any, differences: Mapping[Part, Tensor]) -> set[Part]:
 def network_of(model: Any) -> Any:
     """The denoiser's modules, to be looked at only."""
     return model.model.diffusion_model
+
+
+def text_network_of(clip: Any) -> Any:
+    """A CLIP's modules, all encoders of it, to be looked at only."""
+    return clip.patcher.model
+
+
+def inputs_of(denoiser: Any) -> int:
+    """Channels that a U-Net reads."""
+    channels: int = denoiser.in_channels
+    return channels
 
 
 def settings_of(model: Any) -> Any:

@@ -20,6 +20,13 @@ async def main(url, client):
         async for message in socket:
             if message.type == aiohttp.WSMsgType.TEXT:
                 print(message.data, flush=True)
+            elif message.type == aiohttp.WSMsgType.BINARY:  # a picture, or a line of text on a node
+                kind, body = int.from_bytes(message.data[:4], "big"), message.data[4:]
+                data = {"kind": kind, "size": len(body)}
+                if kind == 3:
+                    after = 4 + int.from_bytes(body[:4], "big")
+                    data |= {"node": body[4:after].decode(), "text": body[after:].decode()}
+                print(json.dumps({"type": "binary", "data": data}), flush=True)
 
 asyncio.run(main(*sys.argv[1:]))
 """

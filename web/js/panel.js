@@ -14,6 +14,7 @@ const WIDTH = 320; // of a new node, so that names and numbers have room
 /** What each kind of node promises before its first run. */
 const HINTS = {
   MembraneErase: "hint.acts",
+  MembraneTrain: "hint.acts",
   MembraneApply: "hint.acts",
   MembraneFirewall: "hint.guards",
   MembraneLoad: "hint.load",
