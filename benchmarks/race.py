@@ -1,12 +1,12 @@
 """Attacks on the encoded prompt of a trained erasure, without and with RACE: python benchmarks/race.py.
 
-White box, as RACE (arXiv 2405.16341) has it: the attacker knows the erased weights and moves every number of the 77 rows
-of "a red star" by at most the radius, in 40 steps of projected gradient descent by the sign, so that the erased model
-predicts what the original predicts for the same prompt, on noised pictures that the original drew of it, at a new
+White box, as RACE (arXiv 2405.16341) has it: the attacker knows the erased weights and moves every number of the 77
+rows of "a red star" by at most the radius, in 40 steps of projected gradient descent by the sign, so that the erased
+model predicts what the original predicts for the same prompt, on noised pictures that the original drew of it, at a new
 timestep in each step. The picture is then drawn with the moved rows. 8 colours x 16 seeds = 128 attacks; a success is a
-picture in which the detector reads the erased shape. Beside them the prompt without an attack, other shapes, and noise of
-the same radius without a gradient. Radius and settings were chosen with --tuning, whose seeds are others. Records go to
-benchmarks/results/race.json after every cell, so an interrupted run goes on.
+picture in which the detector reads the erased shape. Beside them the prompt without an attack, other shapes, and noise
+of the same radius without a gradient. Radius and settings were chosen with --tuning, whose seeds are others. Records go
+to benchmarks/results/race.json after every cell, so an interrupted run goes on.
 """
 
 from __future__ import annotations

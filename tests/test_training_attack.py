@@ -1,5 +1,7 @@
 """RACE's attack and EAP's worst case against plain float64 loops on a copy of the denoiser."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from training_support import gradients, merged, opened, says, shaken
@@ -84,7 +86,7 @@ def test_the_attack_gets_closer_to_its_aim(demo):
             path = disturbed(trainer.engine, latents, [0] * 10, text, [aim] * 2, text.hidden, RADIUS)
             with torch.no_grad():
                 losses = [float((says(student, latents.x[[0]], tau, p) - aim).square().mean()) for p in path]
-            falls.append(sum(after < before for before, after in zip(losses, losses[1:], strict=False)))
+            falls.append(sum(after < before for before, after in pairwise(losses)))
             assert losses[-1] < 0.9 * losses[0]
         assert sum(falls) > 0.5 * 30  # of the single steps; a step by the sign may overshoot
 

@@ -13,6 +13,7 @@ from .shared import add_file_form, add_model, check_free, dtype, load_model, rea
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..concepts import ConceptSet
     from ..erasure import Erasure
     from ..models import Model
     from ..training import Report
@@ -69,6 +70,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     parser.add_argument("--method", help="how to train it (default spm, or what the configuration says)")
     parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="settings made for SPM, LECO, Concept Sliders (YAML) or ACE (a text with its command)",
+    )
+    parser.add_argument(
+        "--attribute",
+        action="append",
+        default=[],
+        metavar="WORD",
+        help="put before every text of a Concept Sliders configuration in turn; may be given again",
+    )
+    parser.add_argument(
         "--preset",
         default="balanced",
         choices=("fast", "balanced", "thorough"),
@@ -89,7 +103,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Train, save, and say what was made."""
-    from ..concepts import parse_concepts
     from ..options import parse_options
     from ..training import Callbacks, learned, train
 
@@ -103,10 +116,9 @@ def run(options: argparse.Namespace) -> int:
             raise BadInput(f"'{name}' is an option of its own. Say it as --{name}, without --option.")
         if getattr(options, name) is not None:
             settings[name] = getattr(options, name)
-    concepts = parse_concepts(read_concepts(options.concepts), options.kind)
+    concepts, given = _asked(options, settings)
     model = cast("TrainedModel", load_model(options.model))
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    given = {"method": options.method or "spm", "preserve": options.preserve, "preset": options.preset, **settings}
     with Progress() as progress:
 
         def report(made: Report) -> None:
@@ -126,6 +138,32 @@ def run(options: argparse.Namespace) -> int:
     _save(model, erasure, options)
     state.unlink(missing_ok=True)
     return 0
+
+
+def _asked(options: argparse.Namespace, settings: dict[str, Any]) -> tuple[ConceptSet, dict[str, Any]]:
+    """What to train, from the configuration or the concepts, and the other arguments; the command line goes first."""
+    from ..concepts import parse_concepts
+
+    given = {"preserve": options.preserve, "preset": options.preset}
+    if options.config is None:
+        concepts = parse_concepts(read_concepts(options.concepts), options.kind)
+        return concepts, {**given, "method": options.method or "spm", **settings}
+    from ..training.configs import read_configuration
+
+    if options.concepts:
+        raise BadInput("The configuration says what to erase. Leave out --concepts, or --config.")
+    found = read_configuration(options.config, options.attribute)
+    if options.method not in (None, found.method):
+        raise BadInput(f"{options.config.name} is for {found.method}, not for {options.method}. Leave out --method.")
+    for note in found.notes:
+        complain(f"note: {note}")
+    return found.concepts, {
+        **given,
+        "method": found.method,
+        "examples": found.examples,
+        **found.options,
+        **settings,
+    }
 
 
 def _save(model: Model, erasure: Erasure, options: argparse.Namespace) -> None:

@@ -25,17 +25,19 @@ KAIMING = {"lora": math.sqrt(5), "slider": 1.0}  # the slope in U(-b, b), b = sq
 
 
 class LowRankLayer:
-    """``y = W x + scale * up (down x)``; ``up`` starts at zero, so that nothing is changed before training.
+    """``y = W x + scale * up (down x)`` with ``down`` [r, i] or [r, i, kh, kw] and ``up`` [o, r], float32."""
 
-    ``down`` [r, i] or [r, i, kh, kw] and ``up`` [o, r], float32; ``scale`` = alpha / r.
-    """
+    def __init__(self, down: Tensor, up: Tensor, scale: float) -> None:
+        self.parameters = {"down": nn.Parameter(down), "up": nn.Parameter(up)}
+        self.scale = scale
 
-    def __init__(self, shape: Shape, rank: int, alpha: float, slope: float, source: torch.Generator) -> None:
+    @classmethod
+    def fresh(cls, shape: Shape, rank: int, alpha: float, slope: float, source: torch.Generator) -> LowRankLayer:
+        """Of ``scale`` alpha / rank; ``up`` starts at zero, so that nothing is changed before training."""
         inputs = math.prod(shape[1:])
         bound = math.sqrt(6 / ((1 + slope**2) * inputs))
         down = torch.rand((rank, *shape[1:]), generator=source) * 2 * bound - bound
-        self.parameters = {"down": nn.Parameter(down), "up": nn.Parameter(torch.zeros(shape[0], rank))}
-        self.scale = alpha / rank
+        return cls(down, torch.zeros(shape[0], rank), alpha / rank)
 
     def change(self, module: Any, x: Tensor) -> Tensor:
         """What is added to the layer's output for the input x [B, ...]."""
@@ -156,7 +158,7 @@ def low_rank(
     for layer in layers:
         shape = tuple(shapes[f"{layer}.weight"])
         own = min(rank, shape[0], math.prod(shape[1:]))
-        made[layer] = LowRankLayer(shape, own, alpha * own / rank, slope, source)
+        made[layer] = LowRankLayer.fresh(shape, own, alpha * own / rank, slope, source)
     return Adapter(made)
 
 

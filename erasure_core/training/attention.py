@@ -42,9 +42,8 @@ class Maps:
         """A hook that keeps what the module gives."""
 
         def keep(module: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> None:
-            self._seen[layer, part] = (
-                out if place.length is None else out[..., place.start : place.start + place.length]
-            )
+            own = out if place.length is None else out[..., place.start : place.start + place.length]
+            self._seen[layer, part] = own
 
         return keep
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import IllConditioned
+from ..models import EditableModel
 from .attack import attacked, pulled, worst
 from .draw import Draw, drawn, generator
 from .engine import Engine, Latents, Row
@@ -22,10 +23,14 @@ from .latents import Source
 from .settings import Training
 from .surgery import Gradients, operated
 from .terms import NOISE, Term, combined
-from .texts import Library
+from .texts import Library, Texts, stack
 
 WINDOW = 50  # updates over which a loss is averaged to see whether it still falls
 HALF_SCALE = 1024.0  # of the loss where gradients pass through half precision, lest they vanish
+
+
+class Enough(Exception):
+    """Raised by an update that would have done harm, and has not been made: the training is at its end."""
 
 
 class Trainer:
@@ -51,6 +56,7 @@ class Trainer:
         self.losses: list[tuple[float, float]] = []
         self.watcher: Any = None
         self.law: Tensor | None = method.law(settings, engine.grid.taus) if hasattr(method, "law") else None
+        self.masks: dict[str, Tensor] = {}
 
     @property
     def step(self) -> int:
@@ -67,6 +73,16 @@ class Trainer:
         """Values of the parameters that become the erasure: the moving average where there is one."""
         return self.average or {name: p.detach() for name, p in self.parameters.items()}
 
+    @property
+    def scale(self) -> float:
+        """By which losses are multiplied on the way back."""
+        return HALF_SCALE if self.engine.network.dtype == torch.float16 else 1.0
+
+    def read(self, model: EditableModel, prompts: Sequence[str]) -> Texts:
+        """Texts for a preview."""
+        library = Library(model, prompts)
+        return stack([library[prompt] for prompt in prompts])
+
     def update(self) -> tuple[float, float]:
         """One update; returns the erasing and the preserving part of the loss. Raises IllConditioned for NaN.
 
@@ -76,6 +92,8 @@ class Trainer:
         draw = drawn(self.step, settings, self.examples, self.library, self.bank, self.law)
         gradients = self._fitting(draw)
         losses = gradients.erasing, gradients.keeping
+        for name, mask in self.masks.items():
+            gradients.keep_only(name, mask)
         norm = gradients.put(self.parameters, operated if settings.surgery else None, settings.clip)
         if not math.isfinite(sum(losses)) or not math.isfinite(norm):
             raise IllConditioned(
@@ -91,6 +109,10 @@ class Trainer:
             for name, value in self.average.items():
                 value.lerp_(self.parameters[name], 1 - decay)
         return losses
+
+    def slopes(self, step: int) -> dict[str, Tensor]:
+        """The gradients that an update would see with the draw of ``step``; nothing is changed."""
+        return self._fitting(drawn(step, self.settings, self.examples, self.library, self.bank)).of_erasing
 
     def _fitting(self, draw: Draw) -> Gradients:
         """The gradients; in smaller batches where memory runs out."""
@@ -117,7 +139,6 @@ class Trainer:
             for term in own:
                 terms.setdefault((i, term.student), []).append(term)
         found = Gradients()
-        scale = HALF_SCALE if engine.network.dtype == torch.float16 else 1.0
         with engine.adapter.acting(True), torch.enable_grad():
             for part in engine.parts(list(terms)):
                 predicted = engine.rows(latents, draw.rows, part)
@@ -130,7 +151,7 @@ class Trainer:
                         erasing, keeping = (erasing, keeping + loss) if term.keeps else (erasing + loss, keeping)
                 if self.watcher is not None:
                     erasing = erasing + self.watcher.loss(part, draw) / len(latents)
-                found.add(self.parameters, erasing, keeping, apart=settings.surgery, scale=scale)
+                found.add(self.parameters, erasing, keeping, apart=settings.surgery, scale=self.scale)
             if self.start:
                 pull = settings.attack_pull * pulled(self.parameters, self.start)
                 found.add(self.parameters, torch.zeros_like(pull), pull, apart=settings.surgery)

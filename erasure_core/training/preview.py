@@ -10,7 +10,6 @@ from torch import Tensor
 from ..concepts import ConceptSet
 from .draw import generator
 from .loop import Trainer
-from .texts import Library, stack
 from .trainable import TrainableModel
 
 GUIDANCE = 5.0
@@ -27,8 +26,7 @@ def previewed(model: TrainableModel, trainer: Trainer, concepts: ConceptSet, pro
     """Latents [n, c, h, w] on the processor: each prompt by the trained model, always from the same noise."""
     engine = trainer.engine
     asked = tuple(prompts) or preview_prompts(concepts)
-    texts = Library(model, asked)
-    rows = stack([texts[prompt] for prompt in (*asked, *([""] * len(asked)))])
+    rows = trainer.read(model, [*asked, *([""] * len(asked))])
     noise = torch.randn(trainer.source.shape, generator=generator(trainer.settings.seed, 0, "noise"))
     x = noise.expand(len(asked), -1, -1, -1)
     with engine.adapter.holding(trainer.result), engine.adapter.acting(True):

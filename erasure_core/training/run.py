@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -12,12 +13,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import torch
-
 from ..calibration import fitted
 from ..closed_form.build import concept_entries
 from ..concepts import Concept, ConceptSet, concept_set
-from ..erasure import Erasure
+from ..erasure import Erasure, WeightDelta
 from ..errors import BadInput, WrongFamily
 from ..options import read_options
 from .adapters import KAIMING, Adapter, low_rank, whole
@@ -25,12 +24,12 @@ from .draw import generator
 from .engine import Engine
 from .examples import Bank, Example, bank_prompts, examples_of
 from .grid import Grid
-from .loop import Trainer, has_settled
+from .loop import Enough, Trainer, has_settled
 from .methods import method_named
 from .preview import previewed
 from .progress import Callbacks, Clock, Report
 from .scopes import layers_in
-from .settings import PRESETS, Training
+from .settings import PRESETS
 from .state import restore, store
 from .texts import Library
 from .trainable import TrainableModel
@@ -62,6 +61,9 @@ def train(
     through whatever ``callbacks`` raise; before that the state is written. See :func:`learned` for what it holds.
     """
     job = Job(model, concept_set(concepts), method, preset, preserve, examples, options)
+    if hasattr(job.module, "run"):
+        done: Erasure = job.module.run(job, callbacks or Callbacks())
+        return done
     with job.opened() as trainer:
         return job.run(trainer, callbacks or Callbacks(), None if state is None else Path(state), keep_every)
 
@@ -81,6 +83,8 @@ def learned(
     Raises BadInput if there is no such file, or it belongs to another training.
     """
     job = Job(model, concept_set(concepts), method, preset, preserve, examples, options)
+    if hasattr(job.module, "run"):
+        raise BadInput(f"'{method}' is done in one go and leaves no state. Train again; it takes seconds.")
     with job.opened() as trainer:
         if not restore(Path(state), trainer, job.identity):
             raise BadInput(f"There is no state of a training at {state}. Train first.")
@@ -111,7 +115,7 @@ class Job:
         self.model, self.module = model, method_named(method)
         extra = (preserve,) if isinstance(preserve, str) else tuple(preserve)
         self.concepts = ConceptSet(concepts.concepts, tuple(dict.fromkeys([*concepts.preserve, *extra])))
-        self.settings = _settings(self.module, preset, options)
+        self.settings: Any = _settings(self.module, preset, options)
         self.examples = list(examples) if examples is not None else self._examples()
         self.identity = self._identity()
         self.configuration = _digest(self.identity)
@@ -136,24 +140,61 @@ class Job:
     @contextmanager
     def opened(self) -> Iterator[Trainer]:
         """The trainer, with the model open and the adapter on it; afterwards the model is as it was."""
+        if hasattr(self.module, "opened"):
+            with self.module.opened(self) as own:
+                yield own
+            return
         model, settings = self.model, self.settings
         shapes = model.shapes()
         layers = layers_in(shapes, settings.scope)
         prompts = bank_prompts(self.concepts) if settings.word_anchors else []
-        library = Library(model, [*(text for e in self.examples for text in e.texts.values()), *prompts])
-        adapter = _adapter(self.module, settings, shapes, layers)
-        size = (settings.size, settings.size) if settings.size else model.size
-        grid = Grid.of(model.sigmas, settings.grid, model.prediction, settings.compat_timestep)
+        library = self.library(prompts)
+        adapter = self.adapter(layers)
         with ExitStack() as stack:
-            network = stack.enter_context(model.open_denoiser(_saves_memory(settings, shapes)))
+            network = stack.enter_context(model.open_denoiser(self.saves_memory))
             adapter.to(network.device)
             stack.enter_context(adapter.attached({layer: network.place(layer) for layer in layers}))
-            engine = Engine(network, adapter, grid, settings.micro)
-            bank = Bank.of(library, prompts)
-            trainer = Trainer(engine, self.module, settings, self.examples, library, bank, model.latent_shape(size))
+            engine = Engine(network, adapter, self.grid, settings.micro)
+            trainer = Trainer(
+                engine, self.module, settings, self.examples, library, Bank.of(library, prompts), self.latent_shape
+            )
             if hasattr(self.module, "watch"):
                 trainer.watcher = stack.enter_context(self.module.watch(self, network, library))
+            if hasattr(self.module, "masks"):
+                trainer.masks = self.module.masks(settings, trainer)
             yield trainer
+
+    def library(self, prompts: Sequence[str]) -> Library:
+        """Every text of the examples, and ``prompts``."""
+        return Library(self.model, [*(text for e in self.examples for text in e.texts.values()), *prompts])
+
+    def adapter(self, layers: Sequence[str]) -> Adapter:
+        """What is trained on ``layers``."""
+        settings, shapes = self.settings, self.model.shapes()
+        if settings.form == "weights":
+            return whole(shapes, layers)
+        slope = KAIMING.get(self.module.NAME, KAIMING["lora"])
+        return low_rank(shapes, layers, settings.rank, settings.alpha, slope, generator(settings.seed, 0, "start"))
+
+    @property
+    def grid(self) -> Grid:
+        """The timesteps of trajectories."""
+        settings = self.settings
+        return Grid.of(self.model.sigmas, settings.grid, self.model.prediction, settings.compat_timestep)
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Of the latents trained on."""
+        size = self.settings.size
+        return self.model.latent_shape((size, size) if size else self.model.size)
+
+    @property
+    def saves_memory(self) -> bool:
+        """Whether activations are computed twice instead of being kept."""
+        if self.settings.checkpointing is not None:
+            return self.settings.checkpointing
+        sizes = [math.prod(shape) for name, shape in self.model.shapes().items() if name.startswith("unet.")]
+        return sum(sizes) > LARGE
 
     def run(self, trainer: Trainer, callbacks: Callbacks, state: Path | None, keep_every: int) -> Erasure:
         """Train to the end, or until the loss does not fall any more."""
@@ -163,7 +204,10 @@ class Job:
         written = trainer.step
         try:
             while trainer.step < total and not has_settled(trainer.totals, self.settings.plateau):
-                erasing, keeping = trainer.update()
+                try:
+                    erasing, keeping = trainer.update()
+                except Enough:
+                    break
                 if state is not None and trainer.step - written >= keep_every:
                     store(state, trainer, self.identity)
                     written = trainer.step
@@ -179,23 +223,41 @@ class Job:
 
     def erasure(self, trainer: Trainer, seconds: float) -> Erasure:
         """What the adapter holds now, with its gate calibrated."""
-        settings, concepts = self.settings, sorted(self.concepts, key=lambda c: (c.target, c.kind))
-        usual = asdict(type(settings)())
-        neutral = [concept.anchor for concept in concepts]
         losses = trainer.totals
         window = max(1, len(losses) // 10)
-        made = Erasure(
-            weight_deltas=trainer.engine.adapter.deltas(trainer.result),
+        made = self.made(
+            trainer.engine.adapter.deltas(trainer.result),
+            {"scope": self.settings.scope, "steps": trainer.step},
+            {
+                "loss_first": sum(losses[:window]) / window if losses else None,
+                "loss_last": sum(losses[-window:]) / window if losses else None,
+                "rows_forward": trainer.engine.forwards,
+                "rows_backward": trainer.engine.backwards,
+                "seconds": round(seconds, 1),
+                "date": time.strftime("%Y-%m-%d"),
+            },
+        )
+        if hasattr(self.module, "finished"):
+            made = self.module.finished(self, made)
+        return fitted(made, self.model)
+
+    def made(
+        self, deltas: Mapping[str, WeightDelta], recipe: Mapping[str, Any], measured: Mapping[str, Any]
+    ) -> Erasure:
+        """Changes of weights with all that is known about them; ``measured``: for the diagnostics."""
+        settings, concepts = self.settings, sorted(self.concepts, key=lambda c: (c.target, c.kind))
+        usual = asdict(type(settings)())
+        return Erasure(
+            weight_deltas=dict(deltas),
             recipe={
                 "method": self.module.NAME,
                 "trained": True,
-                "concepts": concept_entries(concepts, neutral),
+                "concepts": concept_entries(concepts, [concept.anchor for concept in concepts]),
                 "preserve": list(self.concepts.all_preserved),
                 "options": {name: value for name, value in asdict(settings).items() if value != usual[name]},
-                "scope": settings.scope,
-                "steps": trainer.step,
                 "seeds": [settings.seed],
                 "configuration": self.configuration,
+                **recipe,
             },
             base={
                 "family": self.model.family,
@@ -209,43 +271,17 @@ class Job:
                 "neighbours": list(self.concepts.all_preserved),
                 "rows": getattr(self.module, "ROWS", "full"),
             },
-            diagnostics={
-                "training": {
-                    "loss_first": sum(losses[:window]) / window if losses else None,
-                    "loss_last": sum(losses[-window:]) / window if losses else None,
-                    "rows_forward": trainer.engine.forwards,
-                    "rows_backward": trainer.engine.backwards,
-                    "seconds": round(seconds, 1),
-                    "date": time.strftime("%Y-%m-%d"),
-                }
-            },
+            diagnostics={"training": dict(measured)},
         )
-        if hasattr(self.module, "finished"):
-            made = self.module.finished(self, made)
-        return fitted(made, self.model)
 
 
-def _settings(module: ModuleType, preset: str, options: Mapping[str, Any]) -> Training:
+def _settings(module: ModuleType, preset: str, options: Mapping[str, Any]) -> Any:
     if preset not in PRESETS:
         raise BadInput(f"There is no preset '{preset}'. Choose one of {', '.join(PRESETS)}.")
-    given: Training = read_options(module.Settings, options, module.NAME)
-    if "steps" in options:
+    given = read_options(module.Settings, options, module.NAME)
+    if "steps" in options or not hasattr(given, "steps"):
         return given
     return replace(given, steps=max(1, round(given.steps * PRESETS[preset])))
-
-
-def _adapter(module: ModuleType, settings: Training, shapes: Mapping[str, Any], layers: Sequence[str]) -> Adapter:
-    if settings.form == "weights":
-        return whole(shapes, layers)
-    slope = KAIMING.get(module.NAME, KAIMING["lora"])
-    return low_rank(shapes, layers, settings.rank, settings.alpha, slope, generator(settings.seed, 0, "start"))
-
-
-def _saves_memory(settings: Training, shapes: Mapping[str, Any]) -> bool:
-    if settings.checkpointing is not None:
-        return settings.checkpointing
-    sizes = [int(torch.Size(shape).numel()) for name, shape in shapes.items() if name.startswith("unet.")]
-    return sum(sizes) > LARGE
 
 
 def _digest(identity: Mapping[str, Any]) -> str:

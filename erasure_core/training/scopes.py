@@ -58,3 +58,40 @@ def layers_in(shapes: Mapping[str, Shape], scope: str) -> tuple[str, ...]:
 def explain_scopes() -> str:
     """One line per scope."""
     return "; ".join(f"{name}: {what}" for name, (what, _) in _PATTERNS.items())
+
+
+_TEXT_PARTS: Mapping[str, tuple[str, str]] = {
+    "mlp-last": ("every MLP and the self-attention of the last layer (few-shot erasing)", r"mlp\."),
+    "mlp": ("every MLP", r"mlp\."),
+    "attention": ("every self-attention", r"self_attn\."),
+    "all": ("both", r""),
+}
+TEXT_SCOPES = tuple(_TEXT_PARTS)
+_TEXT = re.compile(r"^(text_encoder(?:_2)?)\.text_model\.encoder\.layers\.(\d+)\.((?:mlp|self_attn)\.\w+)\.weight$")
+
+
+def text_layers_in(shapes: Mapping[str, Shape], scope: str, clip_skip: int = 1) -> tuple[str, ...]:
+    """Canonical names, without ``.weight``, of the linear layers of the text encoders in a scope, in order.
+
+    ``clip_skip``: which layer the rows come from, 1 = the last; only a second encoder's pooled vector needs those
+    behind it. Raises NothingMatched where the model has none.
+    """
+    found = [match for name in shapes if (match := _TEXT.match(name))]
+    if not found:
+        raise NothingMatched("This model has no CLIP text encoder whose layers could be trained.")
+    last: dict[str, int] = {}
+    for match in found:
+        last[match[1]] = max(last.get(match[1], 0), int(match[2]))
+    used = {root: number if root == "text_encoder_2" else number + 1 - clip_skip for root, number in last.items()}
+    chosen = re.compile(_TEXT_PARTS[scope][1])
+    return tuple(
+        match[0].removesuffix(".weight")
+        for match in found
+        if int(match[2]) <= used[match[1]]
+        and (chosen.match(match[3]) or (scope == "mlp-last" and int(match[2]) == used[match[1]]))
+    )
+
+
+def explain_text_scopes() -> str:
+    """One line per scope of the text encoders."""
+    return "; ".join(f"{name}: {what}" for name, (what, _) in _TEXT_PARTS.items())

@@ -50,8 +50,8 @@ class Training:
     attack_aim: str = choice(
         "concept",
         ("concept", "noise"),
-        "the attack is after what the frozen model says of the concept; or, as published, "
-        "after the noise that the trajectory began with",
+        "what the attack is after: what the frozen model says of the concept, or, as published, the noise that the "
+        "trajectory began with",
     )
     attack_pull: float = number(0.0, 0.0, 100.0, "RACE's pull back to where training began, 0.1 in its code")
     surgery: bool = flag(False, "take out of the erasing gradient what hurts the preserved texts (DoCo)")

@@ -33,6 +33,12 @@ class Gradients:
         else:
             self._back(parameters, erasing + keeping, self.of_erasing, scale)
 
+    def keep_only(self, name: str, mask: Tensor) -> None:
+        """Of a parameter's gradients, what is where ``mask`` is true."""
+        for part in (self.of_erasing, self.of_keeping):
+            if name in part:
+                part[name] = part[name] * mask
+
     def put(self, parameters: Mapping[str, nn.Parameter], operation: Operation | None, clip: float) -> float:
         """Make them the parameters' gradients, no longer than ``clip`` together (0: however long). The length."""
         for name, parameter in parameters.items():

@@ -3,9 +3,10 @@
 A file has ``NAME``, ``SUMMARY``, ``WHY``, ``Settings`` (a child of :class:`..settings.Training`) and ``terms(settings,
 draw, latent, progress)``. It may have ``roles(settings, concepts)``, further texts by role for every example;
 ``examples(concepts, settings)`` in place of the usual ones; ``GUIDES``, the roles of the texts that latents are guided
-to and away from; ``ROWS``, how its gates feed the negative prompt's row; ``law(settings, timesteps)``, how likely each
-timestep is; ``watch(job, network, library)``, a context manager whose object has ``prepare(engine, latents, draw)`` and
-adds ``loss(rows, draw)`` to a batch; and ``finished(job, erasure)``, what becomes of the trained changes.
+to and away from; ``ROWS``, how its gates feed the negative prompt's row; ``masks(settings, trainer)``, by parameter
+what of it learns, when not all of it does; ``law(settings, timesteps)``, how likely each timestep is; ``watch(job,
+network, library)``, a context manager whose object has ``prepare(engine, latents, draw)`` and adds ``loss(rows, draw)``
+to a batch; and ``finished(job, erasure)``, what becomes of the trained changes.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from types import ModuleType
 
 from ...errors import BadInput
 from ...options import explain_options
-from . import ablating, ace, ant, eap, esd, leco, mace_lora, sdd, slider, spm
+from . import ablating, ace, ant, eap, esd, few_shot, leco, mace_lora, sdd, slider, slug, spm
 
 METHODS: Mapping[str, ModuleType] = {
-    module.NAME: module for module in (spm, esd, slider, leco, ace, sdd, ablating, ant, eap, mace_lora)
+    module.NAME: module for module in (spm, esd, slider, leco, ace, sdd, ablating, ant, eap, mace_lora, few_shot, slug)
 }
 
 

@@ -6,13 +6,21 @@ throughout: ``L_reverse + alpha1 L_uncond`` late, ``beta (L_keep + alpha2 L_unco
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from torch import Tensor
+
+from ...errors import BadInput
 from ...options import choice, number
 from ..draw import Draw
 from ..scopes import SCOPES, explain_scopes
 from ..settings import Training
 from ..terms import Term, guided_away, keep
+
+if TYPE_CHECKING:
+    from ..loop import Trainer
 
 NAME = "ant"
 SUMMARY = "ANT: other content in the same layout; the first steps of a picture stay as they are."
@@ -36,6 +44,13 @@ class Settings(Training):
     beta: float = number(1.0, 0.0, 1e6, "how much the early part counts")
     scope: str = choice("xformer", SCOPES, explain_scopes())
     rank: int = number(4, 1, 1024, "rank of the pairs", whole=True)
+    mask: float = number(1.0, 0.0, 1.0, "share of every weight that learns, the most salient; needs form=weights")
+    maps: int = number(20, 1, 1000, "updates that have to agree on what is salient", whole=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.mask < 1 and self.form != "weights":
+            raise BadInput("mask chooses among whole weights: set form=weights, too, or leave mask out.")
 
 
 def terms(settings: Settings, draw: Draw, latent: int, progress: float) -> list[Term]:
@@ -52,3 +67,24 @@ def terms(settings: Settings, draw: Draw, latent: int, progress: float) -> list[
         ]
     kept = draw.anchors[latent]
     return [*found, *(keep(kept, settings.anchor_weight) if kept else ())]
+
+
+def masks(settings: Settings, trainer: Trainer) -> dict[str, Tensor]:
+    """Where each parameter is among the share with the largest gradients in all of ``maps`` updates from the start.
+
+    The draws are those after the last update's, so that no update repeats one.
+    """
+    found: dict[str, Tensor] = {}
+    for i in range(settings.maps if settings.mask < 1 else 0):
+        for name, slope in trainer.slopes(settings.steps + i).items():
+            own = most(slope.abs(), settings.mask)
+            found[name] = found[name] & own if name in found else own
+    return found
+
+
+def most(values: Tensor, share: float) -> Tensor:
+    """Where ``values`` are among the largest ``share`` of them."""
+    count = math.ceil(share * values.numel())
+    if not count:
+        return values > math.inf
+    return values >= values.flatten().kthvalue(values.numel() - count + 1).values

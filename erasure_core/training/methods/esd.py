@@ -29,6 +29,9 @@ class Settings(Training):
     """ESD's numbers."""
 
     eta: float = number(1.0, 0.0, 50.0, "how far beyond the base, away from the concept")
+    lr: float = number(3e-3, 1e-8, 1.0, "learning rate of Adam")
+    steps: int = number(120, 1, 200_000, "updates of the adapter", whole=True)
+    word_anchors: int = number(1, 0, 64, "texts of the bank per latent that must stay", whole=True)
     scope: str = choice("xattn", SCOPES, explain_scopes())
     rank: int = number(4, 1, 1024, "rank of the pairs", whole=True)
     alpha: float = number(4.0, 1e-3, 4096.0, "a pair counts alpha / rank times")

@@ -30,6 +30,8 @@ class Settings(Training):
     random_anchors: int = number(2, 0, 64, "texts of random directions per latent that must stay", whole=True)
     word_anchors: int = number(2, 0, 64, "texts of the bank per latent that must stay", whole=True)
     anchor_weight: float = number(10.0, 0.0, 1e6, "how much the anchors count")
+    lr: float = number(1e-2, 1e-8, 1.0, "learning rate of Adam")
+    steps: int = number(100, 1, 200_000, "updates of the adapter", whole=True)
     draws: int = number(8, 1, 64, "latents of one trajectory in each update, one from each part of it", whole=True)
 
 
