@@ -29,8 +29,9 @@ def mapped(data, settings, constrain=False):
 @pytest.mark.parametrize("count", [2, 4])
 @pytest.mark.parametrize("shrinkage", [True, False])
 @pytest.mark.parametrize("variant", ["leace", "orth"])
-def test_the_theorem(count, shrinkage, variant):
-    data = classes(count)
+@pytest.mark.parametrize("rows", [200, 12])
+def test_the_theorem(count, shrinkage, variant, rows):
+    data = classes(count, rows)
     p, _, _ = mapped(data, Settings(variant=variant, shrinkage=shrinkage, svd_tol=1e-9))
     expected = published.projector(data.x, data.z, shrinkage, 1e-9, whiten=variant == "leace")
     assert (p - expected).norm() / (expected - torch.eye(D)).norm() < 1e-8
