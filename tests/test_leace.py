@@ -42,6 +42,17 @@ def test_the_theorem(count, shrinkage, variant, rows):
     torch.testing.assert_close(erased.mean, data.mean)
 
 
+@pytest.mark.parametrize("rows", [18, D])
+def test_rows_that_are_hardly_correlated(rows):
+    """Shrinkage overshoots there: the estimate of some variances is negative, and those directions are left alone."""
+    spread = 1 + 0.3 * draw(4, rows, 1).tanh()
+    data = Labelled(torch.linalg.qr(draw(5, D, rows)).Q.T * spread, (torch.arange(rows) % 2)[:, None].double())
+    assert torch.linalg.eigvalsh(published.shrunk(data.x))[0] < 0
+    p, _, _ = mapped(data, Settings(svd_tol=1e-9))
+    expected = published.projector(data.x, data.z, True, 1e-9)
+    assert (p - expected).norm() / (expected - torch.eye(D)).norm() < 1e-8
+
+
 def logistic_coefficients(x, z):
     """Weights of a barely regularised logistic regression, by Newton's method."""
     x = torch.cat([(x - x.mean(0)) / x.std(0), torch.ones(len(x), 1).double()], dim=1)

@@ -169,8 +169,8 @@ def fit(data: Labelled, settings: Settings, constrain: bool) -> tuple[Tensor, Te
 class Whitening:
     """``W = (Sigma_xx^1/2)^+`` on columns [d, k], and :meth:`back` its pseudo-inverse.
 
-    ``vectors`` [d, r] orthonormal, with ``roots`` [r] of their eigenvalues; ``rest``: the root of all other directions,
-    0 if nothing is known of them.
+    ``vectors`` [d, r] orthonormal, with ``roots`` [r] of their eigenvalues; ``rest``: the root of all other directions.
+    A root is 0 where the estimate is not positive, which shrinkage makes of rows that are hardly correlated.
     """
 
     vectors: Tensor
@@ -189,18 +189,21 @@ class Whitening:
             return cls(vectors[:, live], values[live].sqrt(), 0.0)
         values, mixes = torch.linalg.eigh(gram_of(data.centred.T))
         live = values > values[-1] * width * torch.finfo(values.dtype).eps
-        values, mixes = values[live], mixes[:, live]
+        values, mixes = values[live].flip(0), mixes[:, live].flip(1)  # the strongest first, so that it stays as it is
         vectors = torch.linalg.qr(data.centred.T @ (mixes / values.sqrt())).Q
         if not settings.shrinkage:
             return cls(vectors, (values / (count - 1)).sqrt(), 0.0)
         values = values / count
         share, level = data.shrinkage(values.sum(), values.square().sum())
         other = (1 - share) * level
-        return cls(vectors, (share * values + other).sqrt(), float(other.sqrt()))
+        mixed = torch.cat([share * values + other, other[None]])
+        roots = torch.where(mixed > mixed.max() * width * torch.finfo(mixed.dtype).eps, mixed, 0.0).sqrt()
+        return cls(vectors, roots[:-1], float(roots[-1]))
 
     def __call__(self, columns: Tensor) -> Tensor:
         """``W columns``."""
-        return self._scaled(columns, 1 / self.roots, 1 / self.rest if self.rest else 0.0)
+        inverse = torch.where(self.roots > 0, 1 / self.roots, 0.0)
+        return self._scaled(columns, inverse, 1 / self.rest if self.rest else 0.0)
 
     def back(self, columns: Tensor) -> Tensor:
         """``W^+ columns``."""
