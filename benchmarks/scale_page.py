@@ -30,7 +30,7 @@ Seconds of the published code, written anew as plain per-layer loops (UCE arXiv 
 2407.12383, MACE 2403.06135, TRCE 2503.07389, SPEED 2503.07392), / seconds of ours, rows -> (D, Y) once for all
 matrices = how many times faster. Erased + preserved random rows; TIME preserves nothing, TRCE's loop over prompts is
 UCE's, SPEED has its filter on both sides. RECE and SPEED take the sum of W^T W, see above, as known. RealEra and CRCE
-have no published closed-form code, LEACE's is one decomposition as ours.
+have no published closed-form code, LEACE's is one decomposition as ours. Loops: median of three; ours: of ten.
 
 `*`: extrapolated. SDXL from one 640- and one 1280-row matrix of its 140; 100 + 1000 rows from one narrow (320 or 640)
 and one 1280-row matrix with a tenth and a fiftieth of the rows. How, says `benchmarks/scale_loops.py`;
