@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 Record = Mapping[str, Any]
+RESULTS = Path(__file__).parent / "results"
 SHAPES, COUNTS = ("SD1.5", "SDXL"), ("1", "10", "100", "1000")
 METHODS = ("uce", "time", "rece", "mace", "trce", "realera", "crce", "leace", "speed")
 HEAD = """\
@@ -33,7 +36,7 @@ UCE's, SPEED has its filter on both sides. RECE and SPEED take the sum of W^T W,
 have no published closed-form code, LEACE's is one decomposition as ours. Loops: median of three; ours: of ten.
 
 `*`: extrapolated. SDXL from one 640- and one 1280-row matrix of its 140; 100 + 1000 rows from one narrow (320 or 640)
-and one 1280-row matrix with a tenth and a fiftieth of the rows. How, says `benchmarks/scale_loops.py`;
+and one 1280-row matrix with a tenth and a fiftieth of the rows. How, says `benchmarks/scale_loops.py`.
 `closed_form.py`, `closed_form_methods.py` and `closed_form_speed.py` measure SD1.5 with all rows, in turn with ours.
 """
 
@@ -96,7 +99,20 @@ def page(data: Mapping[str, Any]) -> str:
         for m in METHODS
         if f"loop {m}, {SHAPES[0]}" in records
     ]
-    return "\n".join(lines + _table(["", *heads], rows))
+    lines += _table(["", *heads], rows)
+    lines += ["With all rows, SD1.5, both sides in turn, medians (`closed_form*.py`), how many times faster:", ""]
+    return "\n".join(lines + _table(["", "10 + 100", "100 + 1000"], _whole()))
+
+
+def _whole() -> list[list[str]]:
+    """UCE, RECE and MACE at both sizes, SPEED with ten concepts."""
+    names = ("closed_form", "closed_form_methods", "closed_form_speed")
+    plain, methods, speed = (json.loads((RESULTS / f"{n}.json").read_text(encoding="utf-8"))["ratios"] for n in names)
+    rows = [["uce", *plain.values()], *([m, *(methods[f"{m} {size}"] for size in plain)] for m in ("rece", "mace"))]
+    for ours in ("ours", "ours, with filter"):
+        label = "speed, 10 concepts, 100 or 1000 that stay, " + ("our defaults" if ours == "ours" else "with filter")
+        rows.append([label, *(speed[f"{ours}, 10 concepts, {count} retained"] for count in (100, 1000))])
+    return [[name, *(f"{times:.0f} x" for times in found)] for name, *found in rows]
 
 
 _OTHERS = (
