@@ -13,10 +13,10 @@ import torch
 
 pytest.importorskip("diffusers")
 
+from erasure_core.checkpoint import bare_generator, read_state, write_state
 from erasure_core.demo.architecture import load_tokenizer, same_layout
 from erasure_core.demo.bundle import load_pipeline
 from erasure_core.demo.captions import Grammar, caption
-from erasure_core.demo.checkpoint import bare_generator, read_state, write_state
 from erasure_core.demo.dataset import CaptionTokens
 from erasure_core.demo.loop import Plan, Trainer
 from erasure_core.demo.recipe import TINY, Run

@@ -7,6 +7,7 @@ import inspect
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from ..models import Encoded
 from .branches import Branches, repeat_to
 from .patching import Patching, PipelinePatch
 from .steering import SteeringPatch
+from .training import PipelineNetwork, PipelineTexts, open_texts, open_unet, prediction_of
 from .weights import PipelineWeights, fingerprint, hidden_rows
 
 _DECODE_BATCH = 16
@@ -109,6 +111,39 @@ class DiffusersModel:
         return height * self._factor, width * self._factor
 
     @property
+    def prediction(self) -> str:
+        """What the denoiser's output is: ``eps`` or ``v``."""
+        return prediction_of(self.pipe.scheduler)
+
+    @property
+    def identity(self) -> str:
+        """The same as :attr:`fingerprint`."""
+        return self.fingerprint
+
+    def latent_shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
+        """Channels, height and width of the latents of pictures of ``size``, height and width in pixels."""
+        return self.pipe.unet.config.in_channels, size[0] // self._factor, size[1] // self._factor
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of every weight by canonical name, without reading any."""
+        return self._weights.shapes()
+
+    def open_denoiser(self, checkpointing: bool = False) -> AbstractContextManager[PipelineNetwork]:
+        """The U-Net for training, frozen; see :class:`~erasure_core.training.trainable.TrainableModel`."""
+
+        def predict(x: Tensor, t: Tensor, encoded: Encoded) -> Tensor:
+            return self._predict(x, t, _sized(encoded, (x.shape[-2] * self._factor, x.shape[-1] * self._factor)))
+
+        return open_unet(self.pipe.unet, checkpointing, predict)
+
+    def open_text(self) -> AbstractContextManager[PipelineTexts]:
+        """The text encoder(s) for training, frozen."""
+        normed = self._family != "sdxl"
+        return open_texts(
+            self._text_modules(), self._encoders, lambda module, ids: hidden_rows(module, ids, self.clip_skip, normed)
+        )
+
+    @property
     def _factor(self) -> int:
         return 2 ** (len(self.pipe.vae.config.block_out_channels) - 1)
 
@@ -175,7 +210,7 @@ class DiffusersModel:
         count = len(encoded)
         generators = [torch.Generator().manual_seed(s) for s in _seeds(seed, count)]
         height, width = size or self.size
-        shape = (self.pipe.unet.config.in_channels, height // self._factor, width // self._factor)
+        shape = self.latent_shape((height, width))
         scheduler = type(self.pipe.scheduler).from_config(self.pipe.scheduler.config)
         scheduler.set_timesteps(steps)
         x = torch.stack([torch.randn(shape, generator=g) for g in generators]) * scheduler.init_noise_sigma
@@ -267,7 +302,7 @@ def _encoder(name: str, tokenizer: Any, module: Any, clip_skip: int, normed: boo
         bos=tokenizer.bos_token_id,
         eos=tokenizer.eos_token_id,
         pad=tokenizer.pad_token_id,
-        run=lambda ids: hidden_rows(module, ids, clip_skip, normed),
+        run=torch.no_grad()(lambda ids: hidden_rows(module, ids, clip_skip, normed)),
         fingerprint=lambda: fingerprint(module),
         clip_skip=clip_skip,
     )
@@ -278,7 +313,7 @@ def _common(parts: Mapping[str, EncodedText]) -> int:
 
 
 def _sized(encoded: Encoded, size: tuple[int, int]) -> Encoded:
-    if "time_ids" not in encoded.extras:
+    if encoded.pooled is None:
         return encoded
     ids = torch.tensor([_time_ids(*size)] * encoded.hidden.shape[0])
     return Encoded(encoded.hidden, encoded.tokens, encoded.eos, encoded.pooled, {**encoded.extras, "time_ids": ids})

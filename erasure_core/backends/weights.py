@@ -83,9 +83,11 @@ def fingerprint(*modules: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-@torch.no_grad()
 def hidden_rows(module: Any, ids: Tensor, clip_skip: int, normed: bool) -> tuple[Tensor, Tensor | None]:
-    """Rows [B, 77, d] of layer ``-clip_skip``, with the final norm if ``normed``, and the projected vector [B, p]."""
+    """Rows [B, 77, d] of layer ``-clip_skip``, with the final norm if ``normed``, and the projected vector [B, p].
+
+    Float32 on the processor; gradients go through where the caller has them on.
+    """
     out = module(ids.to(module.device), output_hidden_states=True)
     layers = out.hidden_states
     if not 1 <= clip_skip < len(layers):

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..checkpoint import read_state, write_state
 from .architecture import TOKENS
 from .captions import Caption
-from .checkpoint import read_state, write_state
 from .loop import Progress
 from .world import COLOURED_BACKGROUNDS, STYLE_SHARES, Scene, random_scene, render
 

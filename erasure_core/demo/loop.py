@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..checkpoint import read_state, write_state
 from ..errors import BadInput
-from .checkpoint import read_state, write_state
 from .parallel import average_gradients, lane, wait, workers
 
 Progress = Callable[[int, int, float], None]

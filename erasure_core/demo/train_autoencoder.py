@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..checkpoint import bare_generator
 from .architecture import FACTOR
-from .checkpoint import bare_generator
 from .dataset import HELD_OUT, Supply, pictures
 from .loop import Plan, Progress, Trainer
 from .parallel import part

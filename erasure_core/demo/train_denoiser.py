@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..checkpoint import bare_generator
 from .architecture import SCHEDULER
 from .captions import Grammar, caption
-from .checkpoint import bare_generator
 from .dataset import CaptionTokens, Supply
 from .loop import Plan, Progress, Trainer
 from .parallel import part

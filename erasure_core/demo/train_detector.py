@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..atomic import write_bytes
+from ..checkpoint import bare_generator
 from .augment import as_if_decoded
-from .checkpoint import bare_generator
 from .detector import LABELS, WEIGHTS, Detector
 from .junk import JUNK
 from .loop import Plan, Progress, Trainer

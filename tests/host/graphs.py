@@ -66,7 +66,7 @@ class Client:
     """Queues graphs on a server and waits for them."""
 
     def __init__(self, server: Server, name: str = "") -> None:
-        self.server, self.name = server, name
+        self.server, self.name, self.last = server, name, ""
 
     def post(self, path, data):
         body = json.dumps(data).encode()
@@ -78,9 +78,11 @@ class Client:
     def queue(self, graph, **extra):
         """The id of the queued prompt; a refusal is an AssertionError with what the server says."""
         try:
-            return self.post("/prompt", {"prompt": graph, "client_id": self.name, "extra_data": extra})["prompt_id"]
+            queued = self.post("/prompt", {"prompt": graph, "client_id": self.name, "extra_data": extra})
         except urllib.error.HTTPError as error:
             raise AssertionError(error.read().decode()) from None
+        self.last = queued["prompt_id"]
+        return self.last
 
     def refused(self, graph):
         """What the server says of a graph that it does not take, {} if it takes it."""

@@ -57,7 +57,7 @@ def test_events_arrive_when_only_the_text_has_changed(client, comfy_server, tmp_
     model, clip, vae = demo(graph)
     wall = guarded(graph, model, clip, concepts="circle -> square\nheart -> star")
     drawn(graph, *wall, vae, "two circles", seed=22)
-    with listening(comfy_server, "firewall", tmp_path) as heard:
+    with listening(client, tmp_path) as heard:
         client.run(graph)
         first = heard.all("membrane.gains")
         words(graph, "two circles", "a moon")
@@ -83,7 +83,7 @@ def test_a_changed_policy_file_is_read_again_and_an_unchanged_one_is_cached(clie
     model, clip, vae = demo(graph)
     wall = guarded(graph, model, clip, "served.txt", concepts="")
     plain, node = (drawn(graph, *form, vae, "a red circle", seed=23) for form in ((model, clip), wall))
-    with listening(comfy_server, "firewall", tmp_path) as heard:
+    with listening(client, tmp_path) as heard:
         outputs = client.run(graph)
         assert client.picture(outputs, plain) == client.picture(outputs, node)
         index = policies / "served.txt.index.safetensors"

@@ -56,7 +56,7 @@ def test_gains_arrive_when_only_the_text_has_changed(client, comfy_server, base,
     loaded = graph.add("MembraneLoad", file="gains.safetensors", strength=0.8, gate="words")
     changed = applied(graph, model, clip, loaded())
     drawn(graph, *changed, vae, "a red circle", seed=13)
-    with listening(comfy_server, "tests", tmp_path) as heard:
+    with listening(client, tmp_path) as heard:
         client.run(graph)
         first = heard.all("membrane.gains")
         text = next(node for node in graph.values() if node["inputs"].get("text") == "a red circle")
@@ -83,7 +83,7 @@ def test_a_repeated_run_is_cached_and_a_changed_file_is_not(client, comfy_server
     changed = applied(graph, model, clip, loaded())
     node = drawn(graph, *changed, vae, "a red star", seed=14)
     first = client.picture(client.run(graph), node)
-    with listening(comfy_server, "tests", tmp_path) as heard:
+    with listening(client, tmp_path) as heard:
         client.run(graph)
         assert {loaded()[0], changed[0][0], node} <= set(heard.all("execution_cached")[-1]["nodes"])
         wanted = next(n for n in graph.values() if n["class_type"] == "MembraneConcepts")

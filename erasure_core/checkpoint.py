@@ -12,8 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ..atomic import write_bytes
-from ..errors import UnknownFormat
+from .atomic import write_bytes
+from .errors import UnknownFormat
 
 State = tuple[dict[str, Tensor], dict[str, Any]]
 

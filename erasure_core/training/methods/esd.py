@@ -1,0 +1,54 @@
+"""ESD, erased stable diffusion (arXiv 2303.07345): ``|eps(x, c) - (e_0 - eta (e_c - e_0))|^2``, nothing preserved.
+
+The choice of layers is the method's only protection: cross-attention for names and styles (ESD-x), the rest for what a
+picture shows without being named (ESD-u).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...concepts import ConceptSet
+from ...options import choice, flag, number, text
+from ..draw import Draw
+from ..scopes import SCOPES, explain_scopes
+from ..settings import Training
+from ..terms import Term, guided_away, keep, merged
+
+NAME = "esd"
+SUMMARY = "ESD: away from the concept, toward the empty prompt; scope=xattn for what is named, noxattn for the rest."
+WHY = (
+    "With an anchor the model is led from the anchor instead of the empty prompt, so that something is drawn. The "
+    "published code trains whole weights; a LoRA of rank 4 does as much with a hundredth of the file. "
+    "form=weights gives the published kind."
+)
+
+
+@dataclass(frozen=True)
+class Settings(Training):
+    """ESD's numbers."""
+
+    eta: float = number(1.0, 0.0, 50.0, "how far beyond the base, away from the concept")
+    scope: str = choice("xattn", SCOPES, explain_scopes())
+    rank: int = number(4, 1, 1024, "rank of the pairs", whole=True)
+    alpha: float = number(4.0, 1e-3, 4096.0, "a pair counts alpha / rank times")
+    erase_from: str = text("", "erase only inside this context: the model is trained at its text (e.g. painting)")
+    code_target: bool = flag(False, "the target of the newer official code, e_c - eta (e_c - e_0): one unit weaker")
+
+
+def terms(settings: Settings, draw: Draw, latent: int, progress: float) -> list[Term]:
+    """One term; anchors only where the settings ask for some."""
+    if settings.erase_from:
+        target = merged({"context": 1.0}, {"anchor": settings.eta}, {"concept": -settings.eta})
+        erase = Term("context", target)
+    elif settings.code_target:
+        erase = Term("concept", merged({"concept": 1.0 - settings.eta}, {"anchor": settings.eta}))
+    else:
+        erase = Term("concept", guided_away("concept", "anchor", settings.eta))
+    kept = draw.anchors[latent]
+    return [erase, *(keep(kept, settings.anchor_weight) if kept else ())]
+
+
+def roles(settings: Settings, concepts: ConceptSet) -> dict[str, str]:
+    """The context that is erased from, where there is one."""
+    return {"context": settings.erase_from} if settings.erase_from else {}

@@ -1,0 +1,39 @@
+"""SPM, the concept semi-permeable membrane (arXiv 2312.16145): a rank-one adapter with latent anchoring.
+
+``|eps(x, c) - (e_s - eta (e_c - e_s))|^2 + lambda mean_a |eps(x, a) - e_a|^2`` with the surrogate s, the empty prompt
+where no anchor is named.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...options import number
+from ..draw import Draw
+from ..settings import Training
+from ..terms import Term, guided_away, keep
+
+NAME = "spm"
+ROWS = "positive"
+SUMMARY = "SPM: rank-one pairs in all transformers, held in place by random and real texts. The default."
+WHY = (
+    "The paper trains 3000 steps at batch 1 with random anchors alone; here every update has several latents of one "
+    "trajectory, and half of the anchors are real texts: random ones are like nothing anybody writes."
+)
+
+
+@dataclass(frozen=True)
+class Settings(Training):
+    """SPM's numbers."""
+
+    eta: float = number(1.0, 0.0, 50.0, "how far beyond the anchor, away from the concept")
+    random_anchors: int = number(2, 0, 64, "texts of random directions per latent that must stay", whole=True)
+    word_anchors: int = number(2, 0, 64, "texts of the bank per latent that must stay", whole=True)
+    anchor_weight: float = number(10.0, 0.0, 1e6, "how much the anchors count")
+    draws: int = number(8, 1, 64, "latents of one trajectory in each update, one from each part of it", whole=True)
+
+
+def terms(settings: Settings, draw: Draw, latent: int, progress: float) -> list[Term]:
+    """One term that erases, and one for each anchor."""
+    erase = Term("concept", guided_away("concept", "anchor", settings.eta))
+    return [erase, *keep(draw.anchors[latent], settings.anchor_weight)]
