@@ -20,7 +20,7 @@ that the process held above its imports and the model's weights. Each method is 
 defaults: generated names of objects, persons, characters and styles, and ten phrases that stay for each concept, at
 most 1000 (SPEED: at most 100, since every phrase takes directions from the null space that it works in). Matrices have
 the names and shapes of the real ones and random values; rows are random and causal, see `benchmarks/scale_model.py`.
-CRCE gets three other names and two look-alikes for each concept.
+CRCE gets three other names and two look-alikes for each concept. `-`: not measured yet; `scale.py` goes on there.
 """
 ENCODING = """\
 Encoders of the real sizes with random weights, float32, 77 tokens a phrase, one thread. All tables below leave it out;
