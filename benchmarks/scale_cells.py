@@ -13,7 +13,7 @@ import firewall as walls
 import firewall_bank as bank
 import torch
 from scale_clock import Peak, Stages
-from scale_loops import LOOPS, SIZES, loop_seconds, ours_seconds
+from scale_loops import LOOPS, SIZES, both
 from scale_model import SHAPES, StandIn
 
 from erasure_core import compression, diagnostics, embeddings, probe
@@ -162,11 +162,7 @@ def of_encoding(shapes: str, work: Path) -> Record:
 
 def of_loop(method: str, shapes: str, work: Path) -> Record:
     """The published loop and our solve of the same rows."""
-    found = {}
-    for size in SIZES:
-        loop, ours = loop_seconds(method, shapes, size), ours_seconds(method, shapes, size)
-        found[f"{size[0]} + {size[1]}"] = {**loop, "ours": ours, "times": round(loop["seconds"] / ours)}
-    return found
+    return {f"{size[0]} + {size[1]}": both(method, shapes, size) for size in SIZES}
 
 
 def _parts(shapes: str, count: int) -> tuple[StandIn, list[Any]]:

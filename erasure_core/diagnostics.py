@@ -28,8 +28,6 @@ def diagnose(problem: Problem, down: Tensor, up: Tensor, bias: Tensor | None = N
     down, up = down.double(), up.double()
     singular = _singular_values(down, up)
     wanted = (rows.erase - rows.anchors).norm(dim=1)
-    moved = wanted > 0
-    residual = misses(rows.erase, down, up, bias, rows.anchors - rows.erase)[moved] / wanted[moved]
     drift = misses(rows.preserve, down, up, bias) / rows.preserve.norm(dim=1).clamp_min(1e-30)
     return {
         "condition": _round(_largest_eigenvalue(problem.gram()) / problem.effective_ridge),
@@ -38,12 +36,21 @@ def diagnose(problem: Problem, down: Tensor, up: Tensor, bias: Tensor | None = N
         "effective_rank": _round(_effective_rank(singular)),
         "null_space": problem.width - _row_rank(problem),
         "captured": 1.0,
-        "residual": _round(residual.mean()) if len(residual) else 0.0,
+        "residual": residual(problem, down, up, bias),
         **_drifts(problem, drift, down, up),
         "rows_erased": problem.counts[0],
         "rows_preserved": problem.counts[1],
         **_closest_anchor(rows.groups, wanted / rows.erase.norm(dim=1).clamp_min(1e-30)),
     }
+
+
+def residual(problem: Problem, down: Tensor, up: Tensor, bias: Tensor | None = None) -> float:
+    """Mean over erased rows of |T c - a| / |c - a|, as in :func:`diagnose`."""
+    rows = problem.rows
+    wanted = (rows.erase - rows.anchors).norm(dim=1)
+    moved = wanted > 0
+    left = misses(rows.erase, down.double(), up.double(), bias, rows.anchors - rows.erase)[moved] / wanted[moved]
+    return _round(left.mean()) if len(left) else 0.0
 
 
 def misses(rows: Tensor, down: Tensor, up: Tensor, bias: Tensor | None, wanted: Tensor | None = None) -> Tensor:

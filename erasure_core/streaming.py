@@ -82,16 +82,16 @@ class Stream:
         if self._since >= REFACTOR or _AT_ONCE * len(x) > self._width:
             self._solve_afresh()
             return
-        solved = self._inverse @ x.T
-        inner = x @ solved
+        solved = x @ self._inverse
+        inner = solved @ x.T
         scale = w.abs().sqrt()
         if (w < 0).any() and _least(inner * scale[:, None] * scale) < _SMALLEST:
             self._solve_afresh()
             return
         inner.diagonal().add_(1 / w)
-        gain = torch.linalg.solve(inner, solved.T)
-        self._map += (y - x @ self._map.T).T @ gain
-        self._inverse -= solved @ gain
+        gain = torch.linalg.solve(inner, solved)
+        self._map.addmm_((y - x @ self._map.T).T, gain)
+        self._inverse.addmm_(solved.T, gain, alpha=-1)
 
     def _solve_afresh(self) -> None:
         eye = torch.eye(self._width, dtype=torch.float64)

@@ -29,8 +29,9 @@ def mapped(data, settings, constrain=False):
 @pytest.mark.parametrize("count", [2, 4])
 @pytest.mark.parametrize("shrinkage", [True, False])
 @pytest.mark.parametrize("variant", ["leace", "orth"])
-def test_the_theorem(count, shrinkage, variant):
-    data = classes(count)
+@pytest.mark.parametrize("rows", [200, 12])
+def test_the_theorem(count, shrinkage, variant, rows):
+    data = classes(count, rows)
     p, _, _ = mapped(data, Settings(variant=variant, shrinkage=shrinkage, svd_tol=1e-9))
     expected = published.projector(data.x, data.z, shrinkage, 1e-9, whiten=variant == "leace")
     assert (p - expected).norm() / (expected - torch.eye(D)).norm() < 1e-8
@@ -39,6 +40,17 @@ def test_the_theorem(count, shrinkage, variant):
     assert (p @ p - p).norm() < 1e-10
     assert torch.linalg.matrix_rank(torch.eye(D) - p, rtol=1e-8) == count - 1
     torch.testing.assert_close(erased.mean, data.mean)
+
+
+@pytest.mark.parametrize("rows", [18, D])
+def test_rows_that_are_hardly_correlated(rows):
+    """Shrinkage overshoots there: the estimate of some variances is negative, and those directions are left alone."""
+    spread = 1 + 0.3 * draw(4, rows, 1).tanh()
+    data = Labelled(torch.linalg.qr(draw(5, D, rows)).Q.T * spread, (torch.arange(rows) % 2)[:, None].double())
+    assert torch.linalg.eigvalsh(published.shrunk(data.x))[0] < 0
+    p, _, _ = mapped(data, Settings(svd_tol=1e-9))
+    expected = published.projector(data.x, data.z, True, 1e-9)
+    assert (p - expected).norm() / (expected - torch.eye(D)).norm() < 1e-8
 
 
 def logistic_coefficients(x, z):

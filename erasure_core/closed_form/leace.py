@@ -70,27 +70,36 @@ class Labelled:
         """Mean row [d]."""
         return self.x.mean(0)
 
-    def covariance(self, shrinkage: bool) -> Tensor:
-        """``Sigma_xx`` [d, d]; with ``shrinkage`` the optimal mixture with a multiple of the unit matrix.
+    @property
+    def centred(self) -> Tensor:
+        """Rows less their mean [n, d]."""
+        return self.x - self.mean
 
-        Linear shrinkage of Bodnar, Gupta and Parolya (arXiv 1308.2608) towards the matrix of equal trace.
+    def shrinkage(self, trace: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:
+        """(share, level): the optimal estimate is ``share`` of the sample covariance and the rest ``level`` times I.
+
+        Linear shrinkage of Bodnar, Gupta and Parolya (arXiv 1308.2608) towards the matrix of equal trace. ``trace`` and
+        ``squares``: of the sample covariance, of its square.
         """
         count, width = self.x.shape
-        centred = self.x - self.mean
-        total = gram_of(centred)
+        level = trace / width
+        spread = squares - width * level**2
+        return 1 - (trace.square() / count) / spread.clamp_min(1e-300), level
+
+    def covariance(self, shrinkage: bool) -> Tensor:
+        """``Sigma_xx`` [d, d]; with ``shrinkage`` the optimal mixture with a multiple of the unit matrix."""
+        total = gram_of(self.centred)
         if not shrinkage:
-            return total / (count - 1)
-        sample = total / count
-        level = sample.trace() / width
-        spread = sample.square().sum() - width * level**2
-        share = 1 - (sample.trace().square() / count) / spread.clamp_min(1e-300)
+            return total / (len(self.x) - 1)
+        sample = total / len(self.x)
+        share, level = self.shrinkage(sample.trace(), sample.square().sum())
         result = share * sample
         result.diagonal().add_((1 - share) * level)
         return result
 
     def cross_covariance(self) -> Tensor:
         """``Sigma_xz`` [d, k]."""
-        return (self.x - self.mean).T @ (self.z - self.z.mean(0)) / (len(self.x) - 1)
+        return self.centred.T @ (self.z - self.z.mean(0)) / (len(self.x) - 1)
 
 
 def run(
@@ -139,33 +148,72 @@ def fit(data: Labelled, settings: Settings, constrain: bool) -> tuple[Tensor, Te
     The projector on U is written as ``U A A^+ U^T`` with ``A = U^T W Sigma_xz``, which gives one term per label.
     """
     cross = data.cross_covariance()
-    whiten, unwhiten = _whitening(data, settings)
-    left, values, _ = torch.linalg.svd(whiten @ cross, full_matrices=False)
+    white = Whitening.of(data, settings)
+    seen = white(cross)
+    left, values, _ = torch.linalg.svd(seen, full_matrices=False)
     left = left[:, values > settings.svd_tol]
-    inside = left.T @ whiten @ cross
-    ups, downs = unwhiten @ left @ inside, torch.linalg.pinv(inside) @ left.T
-    labels = torch.arange(cross.shape[1])
+    inside = left.T @ seen
+    ups, plain = white.back(left) @ inside, torch.linalg.pinv(inside) @ left.T
+    downs, labels = white(plain.T).T, torch.arange(cross.shape[1])
     if settings.variant == "leace" and (
         constrain if settings.constrain_cov_trace is None else settings.constrain_cov_trace
     ):
-        share = _share(data.covariance(settings.shrinkage), ups @ downs @ whiten, left @ left.T)
+        share = _share(data.covariance(settings.shrinkage), ups @ downs, left @ left.T)
         if share < 1:
             up = torch.cat([share * ups, (1 - share) * left @ inside], dim=1)
-            return -up, torch.cat([downs @ whiten, downs]), torch.cat([labels, labels])
-    return -ups, downs @ whiten, labels
+            return -up, torch.cat([downs, plain]), torch.cat([labels, labels])
+    return -ups, downs, labels
 
 
-def _whitening(data: Labelled, settings: Settings) -> tuple[Tensor, Tensor]:
-    """``W`` and ``W^+``; unit matrices without whitening."""
-    if settings.variant == "orth":
-        unit = torch.eye(data.x.shape[1], dtype=torch.float64)
-        return unit, unit
-    sigma = data.covariance(settings.shrinkage)
-    values, vectors = torch.linalg.eigh((sigma + sigma.T) / 2)
-    live = values > values[-1] * len(values) * torch.finfo(values.dtype).eps
-    root = values.clamp_min(0).sqrt()
-    inverse = torch.where(live, 1 / root.clamp_min(1e-300), 0.0)
-    return vectors * inverse @ vectors.T, vectors * torch.where(live, root, 0.0) @ vectors.T
+@dataclass(frozen=True)
+class Whitening:
+    """``W = (Sigma_xx^1/2)^+`` on columns [d, k], and :meth:`back` its pseudo-inverse.
+
+    ``vectors`` [d, r] orthonormal, with ``roots`` [r] of their eigenvalues; ``rest``: the root of all other directions.
+    A root is 0 where the estimate is not positive, which shrinkage makes of rows that are hardly correlated.
+    """
+
+    vectors: Tensor
+    roots: Tensor
+    rest: float
+
+    @classmethod
+    def of(cls, data: Labelled, settings: Settings) -> Whitening:
+        """Of fewer rows than dimensions from the rows, which is the smaller problem; the identity for "orth"."""
+        count, width = data.x.shape
+        if settings.variant == "orth":
+            return cls(data.x.new_zeros(width, 0), data.x.new_zeros(0), 1.0)
+        if count > width:
+            values, vectors = torch.linalg.eigh(data.covariance(settings.shrinkage))
+            live = values > values[-1] * width * torch.finfo(values.dtype).eps
+            return cls(vectors[:, live], values[live].sqrt(), 0.0)
+        values, mixes = torch.linalg.eigh(gram_of(data.centred.T))
+        live = values > values[-1] * width * torch.finfo(values.dtype).eps
+        values, mixes = values[live].flip(0), mixes[:, live].flip(1)  # the strongest first, so that it stays as it is
+        vectors = torch.linalg.qr(data.centred.T @ (mixes / values.sqrt())).Q
+        if not settings.shrinkage:
+            return cls(vectors, (values / (count - 1)).sqrt(), 0.0)
+        values = values / count
+        share, level = data.shrinkage(values.sum(), values.square().sum())
+        other = (1 - share) * level
+        mixed = torch.cat([share * values + other, other[None]])
+        roots = torch.where(mixed > mixed.max() * width * torch.finfo(mixed.dtype).eps, mixed, 0.0).sqrt()
+        return cls(vectors, roots[:-1], float(roots[-1]))
+
+    def __call__(self, columns: Tensor) -> Tensor:
+        """``W columns``."""
+        inverse = torch.where(self.roots > 0, 1 / self.roots, 0.0)
+        return self._scaled(columns, inverse, 1 / self.rest if self.rest else 0.0)
+
+    def back(self, columns: Tensor) -> Tensor:
+        """``W^+ columns``."""
+        return self._scaled(columns, self.roots, self.rest)
+
+    def _scaled(self, columns: Tensor, inside: Tensor, outside: float) -> Tensor:
+        rows = columns.T
+        parts = rows @ self.vectors
+        found = (parts * inside) @ self.vectors.T
+        return (found + outside * (rows - parts @ self.vectors.T) if outside else found).T
 
 
 def _share(sigma: Tensor, oblique: Tensor, orthogonal: Tensor) -> float:

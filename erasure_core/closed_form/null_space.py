@@ -48,10 +48,15 @@ class NullSpaceEdit:
     copies: int = 10
     seed: int | None = None
 
-    def inside(self, gram: Tensor, weakest: Tensor | None, layer: int = 0) -> Inside:
+    @property
+    def judges(self) -> bool:
+        """Whether the matrices have a say in which retained rows count."""
+        return len(self.retained) > 0 and (not self.keep_all or self.copies > 0)
+
+    def inside(self, gram: Tensor | None, weakest: Tensor | None, layer: int = 0) -> Inside:
         """The edit for matrices with ``gram = sum W^T W`` [d, d] and ``weakest`` direction [d] (None: no copies).
 
-        ``layer`` makes the draws of each matrix its own.
+        ``gram`` may be None where nothing is judged by it. ``layer`` makes the draws of each matrix its own.
         """
         basis = occupied(*self.refined(gram, weakest, layer), self.threshold)
         rows, soft, weights = self.plain.rows, None, None
@@ -67,7 +72,7 @@ class NullSpaceEdit:
         )
         return Inside(problem, basis)
 
-    def refined(self, gram: Tensor, weakest: Tensor | None, layer: int = 0) -> tuple[Tensor, Tensor]:
+    def refined(self, gram: Tensor | None, weakest: Tensor | None, layer: int = 0) -> tuple[Tensor, Tensor]:
         """Retained rows that count, and their weights in the mean Gram matrix (paper, sections 3.2 and 3.3).
 
         Filter: those an unrestricted edit would shift at least as far as the mean. Augmentation: ``copies`` of each,
@@ -75,7 +80,9 @@ class NullSpaceEdit:
         at least as far as the mean of those kept get ``copies`` more weight, and v appears once for each such copy.
         """
         rows = self.retained
-        if len(rows) and not self.keep_all:
+        if gram is None or not self.judges:
+            return _alike(rows)
+        if not self.keep_all:
             rows = rows[_far(self._shift(rows, gram))]
         if len(rows) == 0 or weakest is None or self.copies == 0:
             return _alike(rows)

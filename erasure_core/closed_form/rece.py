@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..concepts import Concept, ConceptSet
-from ..diagnostics import diagnose
+from ..diagnostics import residual
 from ..embeddings import RowSet
 from ..erasure import Erasure
 from ..gramian import gram_of
@@ -109,7 +109,7 @@ class _Rounds:
         texts = rows if isinstance(rows, RowSums) else (rows.erase, rows.anchors)
         done, lengths = rounds(start, metric, texts, step, self._epochs, self._reg(metric), self.settings)
         # later rounds move the concept on past its anchor, so how far it came is told of the first map
-        reached = diagnose(first, start.down, start.up)["residual"]
+        reached = residual(first, start.down, start.up)
         return replace(done, notes={"residual": reached, "derived_length": lengths, "outputs_of": source})
 
     def _rows(self, space: str, anchors: Sequence[str]) -> RowSet | RowSums:

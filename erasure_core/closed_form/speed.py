@@ -85,7 +85,8 @@ def run(
     for space in job.spaces:
         edit = setup.edit(space, pairs)
         if setup.shared or space == POOLED_SPACE:
-            insides = [edit.inside(*_all_layers(model, space, setup.applies))]
+            seen = _all_layers(model, space, setup.applies, edit.copies > 0) if edit.judges else (None, None)
+            insides = [edit.inside(*seen)]
         else:
             insides, deltas = _layer_by_layer(model, edit, setup.applies, settings.exact)
         notes[space] = _reach(edit, insides, [concept.target for concept in job.concepts])
@@ -190,10 +191,13 @@ def _rows(model: EditableModel, phrases: Sequence[str], selector: str) -> Tensor
     return _pairs(model, [Pair(phrase, phrase, phrase, phrase) for phrase in phrases], selector).erase
 
 
-def _all_layers(model: EditableModel, space: str, applies: str) -> tuple[Tensor, Tensor | None]:
-    """``sum W^T W`` over the matrices and their weakest direction; the identity and none if weights are quantised."""
+def _all_layers(model: EditableModel, space: str, applies: str, weakest: bool) -> tuple[Tensor, Tensor | None]:
+    """``sum W^T W`` over the matrices and, if asked for, their weakest direction.
+
+    The identity and none if weights are quantised.
+    """
     gram, source = text_metric(model, space, applies)
-    return gram, _weakest_of_all(gram) if source == "outputs" else None
+    return gram, _weakest_of_all(gram) if weakest and source == "outputs" else None
 
 
 def _weakest_of_all(gram: Tensor) -> Tensor:
