@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from .draw import Draw
+
 NOISE = "noise"
 
 
@@ -36,6 +38,17 @@ def combined(target: Mapping[str, float], predictions: Mapping[str, Tensor]) -> 
 def guided_away(concept: str, base: str, eta: float) -> dict[str, float]:
     """``base - eta (concept - base)``: ESD's target (arXiv 2303.07345, eq. 4), SPM's with a surrogate as the base."""
     return merged({base: 1.0 + eta}, {concept: -eta})
+
+
+def beyond(eta: float | None, draw: Draw) -> float:
+    """How far to go beyond the base: ``eta``; if it is None 1, as published, or 0.2 where the base is an anchor.
+
+    With an anchor the concept is led somewhere already. Going on as far again also moves what lies between the two, as
+    purple lies between red and blue.
+    """
+    if eta is not None:
+        return eta
+    return 0.2 if draw.example.texts["anchor"] else 1.0
 
 
 def merged(*targets: Mapping[str, float]) -> dict[str, float]:

@@ -13,7 +13,7 @@ from ...options import choice, flag, number, text
 from ..draw import Draw
 from ..scopes import SCOPES, explain_scopes
 from ..settings import Training
-from ..terms import Term, guided_away, keep, merged
+from ..terms import Term, beyond, guided_away, keep, merged
 
 NAME = "esd"
 SUMMARY = "ESD: away from the concept, toward the empty prompt; scope=xattn for what is named, noxattn for the rest."
@@ -28,10 +28,11 @@ WHY = (
 class Settings(Training):
     """ESD's numbers."""
 
-    eta: float = number(1.0, 0.0, 50.0, "how far beyond the base, away from the concept")
+    eta: float | None = number(None, 0.0, 50.0, "how far beyond the base; 1, or 0.2 where an anchor is named")
     lr: float = number(3e-3, 1e-8, 1.0, "learning rate of Adam")
     steps: int = number(120, 1, 200_000, "updates of the adapter", whole=True)
-    word_anchors: int = number(1, 0, 64, "texts of the bank per latent that must stay", whole=True)
+    word_anchors: int = number(2, 0, 64, "texts of the bank per latent that must stay", whole=True)
+    anchor_weight: float = number(5.0, 0.0, 1e6, "how much the anchors count")
     scope: str = choice("xattn", SCOPES, explain_scopes())
     rank: int = number(4, 1, 1024, "rank of the pairs", whole=True)
     alpha: float = number(4.0, 1e-3, 4096.0, "a pair counts alpha / rank times")
@@ -41,13 +42,14 @@ class Settings(Training):
 
 def terms(settings: Settings, draw: Draw, latent: int, progress: float) -> list[Term]:
     """One term; anchors only where the settings ask for some."""
+    eta = beyond(settings.eta, draw)
     if settings.erase_from:
-        target = merged({"context": 1.0}, {"anchor": settings.eta}, {"concept": -settings.eta})
+        target = merged({"context": 1.0}, {"anchor": eta}, {"concept": -eta})
         erase = Term("context", target)
     elif settings.code_target:
-        erase = Term("concept", merged({"concept": 1.0 - settings.eta}, {"anchor": settings.eta}))
+        erase = Term("concept", merged({"concept": 1.0 - eta}, {"anchor": eta}))
     else:
-        erase = Term("concept", guided_away("concept", "anchor", settings.eta))
+        erase = Term("concept", guided_away("concept", "anchor", eta))
     kept = draw.anchors[latent]
     return [erase, *(keep(kept, settings.anchor_weight) if kept else ())]
 

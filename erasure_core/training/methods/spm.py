@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ...options import number
 from ..draw import Draw
 from ..settings import Training
-from ..terms import Term, guided_away, keep
+from ..terms import Term, beyond, guided_away, keep
 
 NAME = "spm"
 ROWS = "positive"
@@ -26,10 +26,10 @@ WHY = (
 class Settings(Training):
     """SPM's numbers."""
 
-    eta: float = number(1.0, 0.0, 50.0, "how far beyond the anchor, away from the concept")
+    eta: float | None = number(None, 0.0, 50.0, "how far beyond the anchor; 1, or 0.2 where one is named")
     random_anchors: int = number(2, 0, 64, "texts of random directions per latent that must stay", whole=True)
     word_anchors: int = number(2, 0, 64, "texts of the bank per latent that must stay", whole=True)
-    anchor_weight: float = number(10.0, 0.0, 1e6, "how much the anchors count")
+    anchor_weight: float = number(20.0, 0.0, 1e6, "how much the anchors count")
     lr: float = number(1e-2, 1e-8, 1.0, "learning rate of Adam")
     steps: int = number(100, 1, 200_000, "updates of the adapter", whole=True)
     draws: int = number(8, 1, 64, "latents of one trajectory in each update, one from each part of it", whole=True)
@@ -37,5 +37,5 @@ class Settings(Training):
 
 def terms(settings: Settings, draw: Draw, latent: int, progress: float) -> list[Term]:
     """One term that erases, and one for each anchor."""
-    erase = Term("concept", guided_away("concept", "anchor", settings.eta))
+    erase = Term("concept", guided_away("concept", "anchor", beyond(settings.eta, draw)))
     return [erase, *keep(draw.anchors[latent], settings.anchor_weight)]
