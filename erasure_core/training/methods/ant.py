@@ -17,7 +17,7 @@ from ...options import choice, number
 from ..draw import Draw
 from ..scopes import SCOPES, explain_scopes
 from ..settings import Training
-from ..terms import Term, guided_away, keep
+from ..terms import Term, beyond, guided_away, keep
 
 if TYPE_CHECKING:
     from ..loop import Trainer
@@ -38,7 +38,7 @@ class Settings(Training):
     """ANT's numbers."""
 
     steps: int = number(150, 1, 200_000, "updates of the adapter", whole=True)
-    eta: float = number(1.0, 0.0, 50.0, "how far beyond the empty prompt or the anchor, away from the concept")
+    eta: float | None = number(None, 0.0, 50.0, "how far beyond the empty prompt, 1, or beyond the anchor, 0.2")
     split: float = number(0.14, 0.0, 1.0, "share of the trajectory, from pure noise on, that stays as it is")
     alpha1: float = number(2.5, 0.0, 1e6, "how much the empty text counts late")
     alpha2: float = number(0.5, 0.0, 1e6, "how much the empty text counts early")
@@ -66,7 +66,7 @@ def terms(settings: Settings, draw: Draw, latent: int, progress: float) -> list[
         ]
     else:
         found = [
-            Term("concept", guided_away("concept", "anchor", settings.eta)),
+            Term("concept", guided_away("concept", "anchor", beyond(settings.eta, draw))),
             Term("empty", {"empty": 1.0}, settings.alpha1, keeps=True),
         ]
     kept = draw.anchors[latent]
