@@ -18,7 +18,7 @@ from erasure_core.training.draw import drawn, generator, moments
 from erasure_core.training.methods import mace_lora
 from erasure_core.training.texts import Library, stack
 
-SMALL = {"scope": "xattn-kv", "pool": 1, "grid": 6, "draws": 2, "refine": False}
+SMALL = {"scope": "xattn-kv", "padding": True, "pool": 1, "grid": 6, "draws": 2, "refine": False}
 
 
 def plain_maps(unet, x, t, rows, added=None):

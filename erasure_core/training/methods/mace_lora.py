@@ -51,19 +51,20 @@ class Settings(Training):
     """MACE's numbers; the learning rates of the paper are for half as many layers of a far larger model."""
 
     steps: int = number(100, 1, 200_000, "updates of the adapter", whole=True)
-    lr: float = number(1e-2, 1e-8, 1.0, "learning rate of Adam")
+    lr: float = number(2e-3, 1e-8, 1.0, "learning rate of Adam")
     decay: float = number(0.01, 0.0, 1.0, "weight decay of AdamW")
     scope: str = choice("xattn-kv", SCOPES, explain_scopes())
     grid: int = number(50, 2, 1000, "timesteps of a trajectory", whole=True)
     draws: int = number(4, 1, 64, "noise levels of one picture in each update", whole=True)
     latents: str = choice("noised", ("noised", "teacher"), "pictures of the frozen model with new noise, or on its way")
-    pool: int = number(8, 1, 4096, "how many pictures of the frozen model there are", whole=True)
+    pool: int = number(2, 1, 4096, "how many pictures of the frozen model there are of each sentence", whole=True)
     early: float = number(200.0, 0.0, 1000.0, "the timesteps trained at begin here, softly")
     late: float = number(400.0, 0.0, 1000.0, "and end here; equal to the beginning means all alike")
     mask: str = choice("attention", ("attention", "full"), "where the frozen model looks at the concept, or everywhere")
     threshold: float = number(0.5, 0.0, 1.0, "of that attention, from which a place belongs to the concept")
-    padding: bool = flag(True, "suppress the end-of-text and padding tokens, too, which repeat what was said")
+    padding: bool = flag(False, "suppress the end-of-text and padding tokens, too, which repeat what was said")
     refine: bool = flag(True, "refine the words around the concept first")
+    preserve_scale: float = number(10.0, 0.0, 1e6, "weight of each preserved text in the fusion")
     fused: bool = flag(True, "fuse, so that it acts on the concept's texts only; otherwise the LoRA as it was trained")
 
     def __post_init__(self) -> None:
@@ -148,7 +149,8 @@ def finished(job: Job, trained: Erasure) -> Erasure:
     (concept,) = job.concepts.concepts
     kept = job.concepts.all_preserved
     teacher = Teacher(trained, concept.phrases, concept.kind)
-    return replace(trained, weight_deltas=fuse(job.model, [teacher], _refinement(job), kept).weight_deltas)
+    fused = fuse(job.model, [teacher], _refinement(job), kept, preserve_scale=job.settings.preserve_scale)
+    return replace(trained, weight_deltas=fused.weight_deltas)
 
 
 def _refinement(job: Job) -> Erasure | None:
