@@ -4,9 +4,9 @@ White box, as RACE (arXiv 2405.16341) has it: the attacker knows the erased weig
 rows of "a red star" by at most the radius, in 40 steps of projected gradient descent by the sign, so that the erased
 model predicts what the original predicts for the same prompt, on noised pictures that the original drew of it, at a new
 timestep in each step. The picture is then drawn with the moved rows. 8 colours x 16 seeds = 128 attacks; a success is a
-picture in which the detector reads the erased shape. Beside them the prompt without an attack, other shapes, and noise
-of the same radius without a gradient. Radius and settings were chosen with --tuning, whose seeds are others. Records go
-to benchmarks/results/race.json after every cell, so an interrupted run goes on.
+picture in which the detector reads the erased shape. Beside them the prompt without an attack, and other shapes.
+Radius and settings were chosen with --tuning, whose seeds are others. Records go to benchmarks/results/race.json after
+every cell, so an interrupted run goes on.
 """
 
 from __future__ import annotations
@@ -38,10 +38,11 @@ from erasure_core.training.texts import Texts
 
 TARGET, ANCHOR = "star", "heart"
 STEPS, STEP_SHARE = 40, 0.1  # of the attack; each step as long as this share of the radius
-RADIUS = 0.5
-ARMS: Mapping[str, tuple[str, dict[str, Any]]] = {
+RADIUS = 0.25
+ARMS: Mapping[str, tuple[str, dict[str, Any]] | None] = {
+    "no erasure": None,
     "without": ("esd", {"steps": 150}),
-    "with RACE": ("esd", {"steps": 150, "attack": 10, "attack_radius": RADIUS}),
+    "with RACE": ("esd", {"steps": 150, "attack": 10, "attack_radius": 0.4}),
 }
 SEEDS, TUNING = range(16), range(500, 504)
 AT_ONCE = 32
@@ -121,12 +122,15 @@ def cells(model: Model, task: Task, erasure: Erasure | None, radius: float, know
         if "neighbours" not in known:
             encoded, asked = neighbours(model, len(shapes))
             yield "neighbours", shown(model, encoded, task.seeds, asked)
-        if erasure is not None and "noise" not in known:
-            size = task.encoded.hidden.shape
-            noise = radius * torch.randn(size, generator=bare_generator(task.seeds[0], 2)).sign()
-            yield "noise", shown(model, with_rows(task.encoded, task.encoded.hidden + noise), task.seeds, shapes)
         if erasure is not None and "attack" not in known:
             yield "attack", shown(model, with_rows(task.encoded, task.attacked(model, radius)), task.seeds, shapes)
+
+
+def stored(path: Path, setting: Mapping[str, Any]) -> dict[str, Any]:
+    """Records by arm, if they are of this setting."""
+    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    records: dict[str, Any] = found.get("records", {}) if found.get("setting") == setting else {}
+    return records
 
 
 def main() -> int:
@@ -135,33 +139,33 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "race.json")
     parser.add_argument("--tuning", action="store_true", help="32 attacks with other seeds, nothing written")
     parser.add_argument("--radius", type=float, default=RADIUS, help="of the attack")
+    parser.add_argument("--only", nargs="+", choices=ARMS, default=list(ARMS), help="these arms; all by default")
     parser.add_argument("--arm", action="append", help="for tuning: method,name=value,... in place of the two arms")
     options = parser.parse_args()
     torch.set_num_threads(1)
     model = load_demo()
-    arms = dict(ARMS)
+    arms = {name: ARMS[name] for name in options.only}
     if options.arm:
-        arms = {}
+        arms = {"no erasure": None}
         for text in options.arm:
             method, *given = text.split(",")
             arms[text] = method, dict(part.split("=", 1) for part in given)
-    setting = {"model": model.fingerprint, "radius": options.radius, "arms": json.loads(json.dumps(ARMS))}
-    stored = json.loads(options.out.read_text(encoding="utf-8")) if options.out.exists() else {}
-    records: dict[str, Any] = stored.get("records", {}) if stored.get("setting") == setting else {}
-    if options.tuning:
-        records = {}
+    setting = {"model": model.fingerprint, "detector": load_detector().fingerprint, "radius": options.radius}
     task = Task(model, TUNING if options.tuning else SEEDS)
-    for name, arm in {"no erasure": None, **arms}.items():
-        mine = records.setdefault(name, {})
-        erasure = None
-        if arm is not None and len(mine) < 4:
+    for name, arm in arms.items():
+        records = {} if options.tuning else stored(options.out, setting)
+        asked = [] if arm is None else [arm[0], {key: str(value) for key, value in arm[1].items()}]
+        if records.get(name, {}).get("arm") != asked:
+            records[name] = {"arm": asked, "cells": {}}
+        mine, erasure = records[name]["cells"], None
+        if arm is not None and len(mine) < 3:
             preserve = [shape for shape in SHAPES if shape != TARGET]
             erasure = train(model, f"{TARGET} -> {ANCHOR}", arm[0], preserve=preserve, **arm[1])  # type: ignore[arg-type]
         for cell, result in cells(model, task, erasure, options.radius, mine):
             mine[cell] = result
-            if not options.tuning:
-                content = json.dumps({"setting": setting, "records": records}, indent=1, sort_keys=True)
-                options.out.write_text(content + "\n", encoding="utf-8")
+            if not options.tuning:  # another process may have measured another arm meanwhile
+                both = {"setting": setting, "records": {**stored(options.out, setting), name: records[name]}}
+                options.out.write_text(json.dumps(both, indent=1, sort_keys=True) + "\n", encoding="utf-8")
         for cell, (k, n) in mine.items():
             low, high = wilson(k, n)
             print(

@@ -1,9 +1,8 @@
 """Memory of training SPM at Stable Diffusion 1.5's size, 512 x 512, batch 1: python benchmarks/training_memory.py.
 
 A U-Net of that size with random weights trains one real update on the processor, in single precision and, with --half,
-in bfloat16: gradient checkpointing, one row at a time. Every tensor that lives meanwhile is counted by torch's memory
-tracker, weights, adapter, gradients, optimiser, activations and what only exists inside an operation; the peak is
-reported by kind. What a device keeps besides (its context, the allocator's unused blocks) is not in it: 0.5 to 1 GB on
+in bfloat16: gradient checkpointing, one row at a time. Every tensor that lives meanwhile is counted, weights, adapter, gradients, optimiser, activations and what only exists inside an operation; the peak is
+reported with the tensors that were alive then. What a device keeps besides (its context, the allocator's unused blocks) is not in it: 0.5 to 1 GB on
 a GPU. With --device cuda the device's own count stands beside it. The record: benchmarks/results/training_memory.json.
 """
 
@@ -13,11 +12,14 @@ import argparse
 import json
 import sys
 import time
+import weakref
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.distributed._tools.mem_tracker import MemTracker
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -33,6 +35,43 @@ from erasure_core.training.run import Job
 
 RESULTS = ROOT / "benchmarks" / "results" / "training_memory.json"
 SHORT = {"grid": 2, "draws": 1, "random_anchors": 1, "word_anchors": 1, "micro": 1, "sentences": "bare"}
+
+
+class Tracker(TorchDispatchMode):
+    """Counts the memory of every tensor that is made while it is in force, until nothing refers to it any more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive: dict[int, tuple[Any, int, str]] = {}
+        self.now = self.peak = 0
+        self.at_peak: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Runs the operation and counts what it gave."""
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor):
+                self.count(tensor)
+        return out
+
+    def count(self, tensor: torch.Tensor) -> None:
+        """A tensor's memory, once, however many views there are of it."""
+        storage = tensor.untyped_storage()
+        key, size = id(storage), storage.nbytes()
+        if key in self.alive or size == 0:
+            return
+        what = f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+        self.alive[key] = (weakref.ref(storage, lambda _: self._gone(key)), size, what)
+        self.now += size
+        if self.now > self.peak:
+            if self.now > 1.005 * self.peak:
+                self.at_peak = Counter()
+                for _, own, shape in self.alive.values():
+                    self.at_peak[shape] += own
+            self.peak = self.now
+
+    def _gone(self, key: int) -> None:
+        self.now -= self.alive.pop(key)[1]
 
 
 def model_of_that_size(dtype: torch.dtype, device: str) -> Any:
@@ -69,19 +108,22 @@ def measured(dtype: torch.dtype, device: str) -> dict[str, Any]:
     """The peak of one update, in GB by kind of tensor."""
     model = model_of_that_size(dtype, device)
     job = Job(model, parse_concepts("star -> heart\n+ moon"), "spm", "balanced", (), None, {**SHORT})
-    begun = time.perf_counter()
-    tracker = MemTracker()
+    begun, tracker = time.perf_counter(), Tracker()
     with job.opened() as trainer:
-        tracker.track_external(model.pipe.unet, trainer.optimiser, *trainer.parameters.values())
+        frozen = sum(p.numel() * p.element_size() for p in model.pipe.unet.parameters())
+        trained = sum(p.numel() for p in trainer.parameters.values())
         with tracker:
             trainer.update()
-        parameters = sum(p.numel() for p in trainer.parameters.values())
-    (peak,) = [found for where, found in tracker.get_tracker_snapshot("peak").items() if where.type == device]
-    kinds = {str(getattr(kind, "value", kind)): round(size / 1e9, 4) for kind, size in peak.items()}
+        state = sum(v.nbytes for own in trainer.optimiser.state.values() for v in own.values())
+    largest = [{"tensors": what, "GB": round(size / 1e9, 4)} for what, size in tracker.at_peak.most_common(12)]
     record = {
         "weights in": str(dtype).removeprefix("torch."),
-        "trained numbers": parameters,
-        "peak GB": kinds,
+        "frozen weights GB": round(frozen / 1e9, 4),
+        "trained numbers": trained,
+        "optimiser GB": round(state / 1e9, 4),
+        "everything else at the peak GB": round(tracker.peak / 1e9, 4),
+        "together GB": round((frozen + 4 * trained + tracker.peak) / 1e9, 4),
+        "largest at the peak": largest,
         "seconds": round(time.perf_counter() - begun, 1),
     }
     if device == "cuda":

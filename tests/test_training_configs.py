@@ -4,7 +4,7 @@ import pytest
 
 from erasure_core.errors import BadInput
 from erasure_core.options import read_options
-from erasure_core.training.configs import read_configuration
+from erasure_core.training import read_configuration
 from erasure_core.training.methods import method_named
 
 SPM = """

@@ -12,7 +12,7 @@ from erasure_core.keys.families import FAMILIES
 from erasure_core.training.adapters import low_rank, whole
 from erasure_core.training.draw import moments, random_text
 from erasure_core.training.grid import Grid
-from erasure_core.training.scopes import SCOPES, layers_in
+from erasure_core.training.scopes import layers_in
 from erasure_core.training.settings import Training
 from erasure_core.training.texts import Texts
 
@@ -199,7 +199,3 @@ def test_random_anchors_have_the_length_of_the_text_and_no_direction():
 def test_settings_that_make_no_sense_are_refused(wrong, says):
     with pytest.raises(BadInput, match=says):
         Training(**wrong)
-
-
-def test_every_scope_is_explained():
-    assert len(SCOPES) == 11

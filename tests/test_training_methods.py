@@ -10,7 +10,7 @@ from tiny_models import tiny_sd2
 from erasure_core import load, save
 from erasure_core.errors import BadInput
 from erasure_core.keys.families import FAMILIES
-from erasure_core.training import METHODS, explain, train
+from erasure_core.training import explain, train
 from erasure_core.training.scopes import layers_in
 
 
@@ -22,7 +22,7 @@ def model():
     return from_pipeline(tiny_sd2())
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", ["slider", "leco", "ace", "sdd", "ablating", "ant"])
 def test_every_method_makes_an_erasure(model, name):
     made = train(model, "circle -> square", name, preserve=["moon"], steps=1, grid=3, draws=2, pool=1, size=64)
     assert made.recipe["method"] == name and made.recipe["steps"] == 1

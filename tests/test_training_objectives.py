@@ -8,7 +8,6 @@ import torch
 from objective_support import example, plain, texts_of, trainer_for
 
 from erasure_core.concepts import concept_set
-from erasure_core.training import METHODS
 from erasure_core.training.draw import drawn
 from erasure_core.training.methods import ace, ant, slider
 from erasure_core.training.methods.ace import ratio
@@ -287,7 +286,7 @@ def test_the_average_is_what_is_kept():
         assert not torch.equal(value, trainer.parameters[name])
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", ["slider", "leco", "ace", "sdd", "ablating", "ant"])
 def test_losses_fall(name):
     """On the stub, which is too small to reach a method's target but has to come nearer."""
     trainer = trainer_for(name, CAT, lr=0.03, schedule="constant", roughness=0.0, pool=4, grid=6, draws=3)

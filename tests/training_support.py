@@ -15,7 +15,8 @@ KEPT = ("circle", "square", "cross")
 @contextmanager
 def opened(model, method="esd", concepts="star -> heart", preserve=KEPT, **options):
     """The trainer of a small training."""
-    given = {**SMALL, **options}
+    published = {"word_anchors": 0} if method == "esd" else {}  # ESD preserves nothing by itself, ours does
+    given = {**published, **SMALL, **options}
     with Job(model, concept_set(concepts), method, "balanced", preserve, None, given).opened() as trainer:
         yield trainer
 

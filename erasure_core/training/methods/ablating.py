@@ -19,10 +19,10 @@ NAME = "ablating"
 GUIDES = ("anchor", "empty")
 SUMMARY = "Ablating Concepts: becomes the anchor, learned on pictures of the anchor alone. Gentle."
 WHY = (
-    "For turning one thing into another with little harm to the rest: only keys and values of cross-attention learn, "
-    "and the concept's own pictures are never looked at. So it erases less surely than methods that push away. Name "
-    "an anchor; without one the pictures are of nothing in particular. The paper trains whole weights (form=weights) "
-    "on 1000 pictures (pool=1000) for 100 steps at 8e-6 with guidance 6."
+    "For turning one thing into another: only keys and values of cross-attention learn, and the concept's own pictures "
+    "are never looked at. Name an anchor; without one the pictures are of nothing in particular. The paper trains "
+    "whole weights (form=weights) on 1000 pictures (pool=1000) for 100 steps at 8e-6 and holds the anchor by its true "
+    "noise (prior=1); that noise drowns the rest in so few steps, so here texts of the bank hold what must stay."
 )
 
 
@@ -30,12 +30,16 @@ WHY = (
 class Settings(Training):
     """Numbers of Ablating Concepts."""
 
+    steps: int = number(150, 1, 200_000, "updates of the adapter", whole=True)
+    lr: float = number(4e-3, 1e-8, 1.0, "learning rate of Adam")
     target: str = choice(
         "model", ("model", "noise"), "what the anchor's text predicts now, or the picture's true noise"
     )
-    prior: float = number(1.0, 0.0, 1e6, "how much it counts that the anchor's text still predicts the true noise")
+    prior: float = number(0.0, 0.0, 1e6, "how much it counts that the anchor's text still predicts the true noise")
     scope: str = choice("xattn-kv", SCOPES, explain_scopes())
     rank: int = number(4, 1, 1024, "rank of the pairs", whole=True)
+    word_anchors: int = number(2, 0, 64, "texts of the bank per latent that must stay", whole=True)
+    anchor_weight: float = number(3.0, 0.0, 1e6, "how much the anchors count")
     alpha: float = number(4.0, 1e-3, 4096.0, "a pair counts alpha / rank times")
     guidance: float = number(6.0, 0.0, 50.0, "guidance scale that makes the pictures")
     latents: str = choice(

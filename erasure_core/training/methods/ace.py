@@ -20,15 +20,13 @@ from ..texts import Texts
 
 NAME = "ace"
 ROWS = "full"
-SUMMARY = (
-    "ACE: the strongest eraser here; the empty prompt changes, too, so that editing a picture cannot bring it back."
-)
+SUMMARY = "ACE: both branches of guidance change, made so that editing a picture does not bring the concept back."
 WHY = (
     "For img2img, inpainting and inversion, where other methods let the concept through. Because the empty prompt "
     "changes, all pictures do: every prompt gets it at full strength, and what must stay is held by the words of the "
-    "bank (word_anchors), so name neighbours to preserve. The paper's numbers are eta_c=3, eta_u=3, eta_p=3, "
-    "ramp=0, 1500 steps; its code trains on finished pictures by mistake (latents=final). gamma is measured by the "
-    "likeness of texts here; the paper measures pictures with CLIP."
+    "bank (word_anchors), so name neighbours to preserve. The paper's numbers are eta_c=3, eta_u=3, eta_p=3, pl=0.8, "
+    "nw=0.99, alpha=1 and 1500 steps: six times as far at the empty text as these. Its code trains on finished "
+    "pictures by mistake (latents=final). gamma is measured by the likeness of texts here, by CLIP in the paper."
 )
 
 
@@ -36,17 +34,19 @@ WHY = (
 class Settings(Training):
     """ACE's numbers."""
 
-    eta_c: float = number(3.0, 0.0, 50.0, "how far away from the concept at its own text")
-    eta_u: float = number(3.0, 0.0, 50.0, "how far toward the concept at the empty text")
-    eta_p: float = number(3.0, 0.0, 50.0, "how far the empty text is put back toward each word that must stay")
-    pl: float = number(0.8, 0.0, 1.0, "share of the loss that preserves")
-    nw: float = number(0.99, 0.0, 1.0, "share of the empty text in the rest")
+    steps: int = number(150, 1, 200_000, "updates of the adapter", whole=True)
+    eta_c: float = number(1.0, 0.0, 50.0, "how far away from the concept at its own text")
+    eta_u: float = number(0.5, 0.0, 50.0, "how far toward the concept at the empty text")
+    eta_p: float = number(0.5, 0.0, 50.0, "how far the empty text is put back toward each word that must stay")
+    pl: float = number(0.9, 0.0, 1.0, "share of the loss that preserves")
+    nw: float = number(0.5, 0.0, 1.0, "share of the empty text in the rest")
     gamma: str = choice(
         "text", ("text", "one"), "words like the concept are put back more (by encoded texts), or alike"
     )
     ramp: int = number(0, 0, 100_000, "updates over which eta_u and eta_p rise from 0", whole=True)
     word_anchors: int = number(2, 0, 64, "texts of the bank per latent that must stay", whole=True)
     rank: int = number(4, 1, 1024, "rank of the pairs", whole=True)
+    alpha: float = number(4.0, 1e-3, 4096.0, "a pair counts alpha / rank times")
 
 
 def terms(settings: Settings, draw: Draw, latent: int, progress: float) -> list[Term]:

@@ -37,6 +37,7 @@ WHY = (
 class Settings(Training):
     """ANT's numbers."""
 
+    steps: int = number(150, 1, 200_000, "updates of the adapter", whole=True)
     eta: float = number(1.0, 0.0, 50.0, "how far beyond the empty prompt or the anchor, away from the concept")
     split: float = number(0.14, 0.0, 1.0, "share of the trajectory, from pure noise on, that stays as it is")
     alpha1: float = number(2.5, 0.0, 1e6, "how much the empty text counts late")
@@ -44,6 +45,9 @@ class Settings(Training):
     beta: float = number(1.0, 0.0, 1e6, "how much the early part counts")
     scope: str = choice("xformer", SCOPES, explain_scopes())
     rank: int = number(4, 1, 1024, "rank of the pairs", whole=True)
+    alpha: float = number(4.0, 1e-3, 4096.0, "a pair counts alpha / rank times")
+    word_anchors: int = number(2, 0, 64, "texts of the bank per latent that must stay", whole=True)
+    anchor_weight: float = number(3.0, 0.0, 1e6, "how much the anchors count")
     mask: float = number(1.0, 0.0, 1.0, "share of every weight that learns, the most salient; needs form=weights")
     maps: int = number(20, 1, 1000, "updates that have to agree on what is salient", whole=True)
 

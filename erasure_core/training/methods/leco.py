@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...options import choice, number
+from ...options import choice
 from ..scopes import SCOPES, explain_scopes
 from . import slider
 
@@ -16,9 +16,8 @@ NAME = "leco"
 GUIDES = slider.GUIDES
 SUMMARY = "LECO: a slider on both attentions. For what is named, and for files of settings that were made for it."
 WHY = (
-    "The same objective as a slider's with all roles to choose, on layers that read the text, too, so that it erases "
-    "names. Nothing is held in place unless word_anchors or random_anchors ask for it. LECO itself trains 500 steps "
-    "at 1e-4, two latents each."
+    "The same objective as a slider's with all roles to choose, on layers that read the text, too. Texts of the bank "
+    "hold the rest in place, which LECO itself does not do: it trains 500 steps at 1e-4 with draws=2, word_anchors=0."
 )
 terms, examples = slider.terms, slider.examples
 
@@ -27,5 +26,4 @@ terms, examples = slider.terms, slider.examples
 class Settings(slider.Settings):
     """LECO's numbers."""
 
-    eta: float = number(1.0, -50.0, 50.0, "how far along the direction")
     scope: str = choice("attention", SCOPES, explain_scopes())

@@ -27,8 +27,12 @@ WHY = (
 class Settings(Training):
     """SDD's numbers."""
 
+    steps: int = number(200, 1, 200_000, "updates of the adapter", whole=True)
+    lr: float = number(4e-3, 1e-8, 1.0, "learning rate of Adam")
     scope: str = choice("xattn", SCOPES, explain_scopes())
     rank: int = number(4, 1, 1024, "rank of the pairs", whole=True)
+    word_anchors: int = number(2, 0, 64, "texts of the bank per latent that must stay", whole=True)
+    anchor_weight: float = number(3.0, 0.0, 1e6, "how much the anchors count")
     alpha: float = number(4.0, 1e-3, 4096.0, "a pair counts alpha / rank times")
     average: float = number(0.98, 0.0, 0.99999, "decay of the moving average that becomes the result, 0 for none")
     latents: str = choice(

@@ -23,9 +23,9 @@ SUMMARY = "Sliders: a direction between two texts, erased or enhanced; its stren
 WHY = (
     "For what comes by degrees: age, smile, how much of a style. positive and unconditional name the two ends, "
     "attributes what must not change along (male / female); by default the ends are the concept and its anchor, so "
-    "that the slider erases. Self-attention and ResNets are trained, which change how things look and hardly what a "
-    "word means: a weak eraser of names, and one that holds nothing in place unless word_anchors asks for it. The "
-    "paper trains 1000 steps at 2e-4 with eta=4."
+    "that the slider erases. Self-attention and ResNets are trained, so that words keep their meaning for attention. "
+    "Texts of the bank hold the rest in place, which the paper does not do: it trains 1000 steps at 2e-4 with eta=4 "
+    "and word_anchors=0, which at the full strength of an eraser bends other pictures, too."
 )
 
 
@@ -34,13 +34,17 @@ class Settings(Training):
     """Numbers and texts of a slider."""
 
     action: str = choice("erase", ("erase", "enhance"), "away from the positive text, or toward it")
-    eta: float = number(4.0, -50.0, 50.0, "how far along the direction")
+    steps: int = number(150, 1, 200_000, "updates of the adapter", whole=True)
+    lr: float = number(4e-3, 1e-8, 1.0, "learning rate of Adam")
+    eta: float = number(1.0, -50.0, 50.0, "how far along the direction")
     positive: str = text("", "the end that is erased or enhanced; the concept itself if nothing is said")
     unconditional: str = text("", "the other end; the anchor if nothing is said, else the empty prompt")
     neutral: str = text("", "where the direction begins; as unconditional if nothing is said")
     attributes: str = text("", "words put before every text in turn, with / between: what the slider must not change")
     scope: str = choice("slider", SCOPES, explain_scopes())
     rank: int = number(4, 1, 1024, "rank of the pairs", whole=True)
+    word_anchors: int = number(2, 0, 64, "texts of the bank per latent that must stay", whole=True)
+    anchor_weight: float = number(3.0, 0.0, 1e6, "how much the anchors count")
 
 
 def terms(settings: Settings, draw: Draw, latent: int, progress: float) -> list[Term]:

@@ -36,11 +36,12 @@ if TYPE_CHECKING:
 NAME = "slug"
 SUMMARY = "SLUG: one step of one layer of the text encoder, chosen by its gradient; done in seconds."
 WHY = (
-    "For names and styles, where it must be quick and small: two gradients and ten encodings of a few texts, and the "
-    "denoiser is never asked. The change is exact in as many terms as the concept has tokens. It acts on every prompt, "
-    "without a gate. It forgets as far as the text encoder is concerned, which is less than that nothing is drawn: "
-    "look at pictures before use. Preserved phrases choose the layer and say what must stay closer than the concept's "
-    "name."
+    "For where it must be quick and small: two gradients, a dozen encodings of a few texts, and the denoiser is never "
+    "asked. The change is exact in as many terms as the concept has tokens. It acts on every prompt, without a gate. "
+    "Every text goes through the changed layer, start and end tokens and all: the published step (spare=0) that makes "
+    "'star' disappear from the bundled model makes every other shape disappear, too. So the step is freed from what "
+    "kept texts bring into that layer, and it is as long as needed until no caption of the concept is understood. Give "
+    "neighbours as preserved phrases; they also choose the layer. Look at pictures before use."
 )
 Captions = Mapping[str, Sequence[str]]
 KEPT = 64  # texts that the gradient of what is to be kept is made of
@@ -53,6 +54,12 @@ class Settings:
     seed: int = number(0, 0, 2**53, "nothing here is random; kept for the recipe", whole=True)
     top: int = number(5, 1, 100, "forgotten: so many other texts are closer to its captions than its name", whole=True)
     search: int = number(10, 1, 60, "step lengths that are tried", whole=True)
+    spare: float = number(
+        0.1,
+        0.0,
+        1e6,
+        "take out of the step what reads kept texts, as a ridge of their rows' mean square; 0: as published",
+    )
     first: float = number(0.1, 1e-6, 100.0, "the first one, as a share of the weight's norm")
     strength: float = number(1.0, 0.0, 100.0, "the step is so many times the shortest that forgets")
 
@@ -112,11 +119,12 @@ def step(factors: Mapping[str, Factors], size: float) -> Adapter:
 
 
 class Judge:
-    """Names and kept texts against their captions, by the text encoder as it is now and as it was."""
+    """Names, their captions and kept texts by the text encoder as it is now, against what they were."""
 
-    def __init__(self, job: Job, text: TextNetwork, library: Library, captions: Captions, kept: Captions) -> None:
+    def __init__(self, text: TextNetwork, library: Library, captions: Captions, kept: Captions) -> None:
         self._text, self._library = text, library
         self.names, self.kept = list(captions), list(kept)
+        self._said = [(i, caption) for i, own in enumerate(captions.values()) for caption in own]
         with torch.no_grad():
             self.aim, self.kept_aim = (
                 torch.stack([F.normalize(self(own), dim=1).mean(0) for own in texts.values()])
@@ -138,11 +146,26 @@ class Judge:
 
     @torch.no_grad()
     def cosines(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Of names and of kept texts with their captions; how many kept texts are closer to a name's than it is."""
-        own, others = self(self.names), self(self.kept)
-        near = F.cosine_similarity(own, self.aim)
-        closer = F.normalize(others, dim=1) @ F.normalize(self.aim, dim=1).T > near
+        """Of captions with what they were, of kept texts with theirs; how many kept texts are closer than a caption."""
+        which, said = zip(*self._said, strict=True)
+        own, others, aim = self(said), self(self.kept), self.aim[list(which)]
+        near = F.cosine_similarity(own, aim)
+        closer = F.normalize(others, dim=1) @ F.normalize(aim, dim=1).T > near
         return near, F.cosine_similarity(others, self.kept_aim), closer.sum(0)
+
+
+def spared(forget: Factors, retain: Factors, ridge: float) -> Factors:
+    """The step without what it would do to kept texts: ``down (I + K / r)^-1``, K the mean square of their rows [i, i].
+
+    ``r`` = ``ridge`` times the mean of K's diagonal. Ours; the rank stays. 0 changes nothing.
+    """
+    if not ridge:
+        return forget
+    rows = retain.down.double()
+    gram = rows.T @ rows / len(rows)
+    scale = ridge * gram.diagonal().mean()
+    inner = gram / scale + torch.eye(len(gram), dtype=gram.dtype)
+    return Factors(torch.linalg.solve(inner, forget.down.double().T).T.float().contiguous(), forget.up)
 
 
 def run(job: Job, callbacks: Callbacks) -> Erasure:
@@ -157,13 +180,13 @@ def run(job: Job, callbacks: Callbacks) -> Erasure:
     layers = text_layers_in(model.shapes(), "all", model.clip_skip)
     with model.open_text() as text:
         places = {layer: text.place(layer) for layer in layers}
-        judge = Judge(job, text, library, captions, kept)
+        judge = Judge(text, library, captions, kept)
         with taped(places) as tape:
             forget, retain = tape.gradients(judge.forget()), tape.gradients(judge.retain())
         judged = [_judged(n, forget[n], retain.get(n), model.weights()) for n in layers if n in forget]
         roots = dict.fromkeys(one.layer.split(".")[0] for one in judged)
         picked = [n for root in roots for n in chosen([one for one in judged if one.layer.startswith(f"{root}.")])]
-        factors = {n: forget[n] for n in picked}
+        factors = {n: spared(forget[n], retain[n], job.settings.spare) for n in picked}
 
         def cosines(size: float) -> tuple[Tensor, Tensor, Tensor]:
             adapter = step(factors, size)
