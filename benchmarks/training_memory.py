@@ -1,9 +1,10 @@
 """Memory of training SPM at Stable Diffusion 1.5's size, 512 x 512, batch 1: python benchmarks/training_memory.py.
 
 A U-Net of that size with random weights trains one real update on the processor, in single precision and, with --half,
-in bfloat16: gradient checkpointing, one row at a time. Every tensor that lives meanwhile is counted, weights, adapter, gradients, optimiser, activations and what only exists inside an operation; the peak is
-reported with the tensors that were alive then. What a device keeps besides (its context, the allocator's unused blocks) is not in it: 0.5 to 1 GB on
-a GPU. With --device cuda the device's own count stands beside it. The record: benchmarks/results/training_memory.json.
+in bfloat16: gradient checkpointing, one row at a time. Every tensor that lives meanwhile is counted: weights, adapter,
+gradients, optimiser, activations and what only exists inside an operation; the peak is reported with the tensors that
+were alive then. What a device keeps besides (its context, the allocator's unused blocks) is not in it, 0.5 to 1 GB on a
+GPU. With --device cuda the device's own count stands beside it. The record: benchmarks/results/training_memory.json.
 """
 
 from __future__ import annotations

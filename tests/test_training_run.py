@@ -342,6 +342,6 @@ def test_every_method_trains_two_steps_and_says_what_it_is_for(demo, method):
     known = {field.name for field in fields(module.Settings)}
     options = {name: value for name, value in {"steps": 2, "grid": 4, "draws": 2, "pool": 2}.items() if name in known}
     before = demo.fingerprint
-    made = train(demo, "star -> heart\n+ moon", method, **options)
+    made = train(demo, "star -> heart\n+ moon | circle | square | cross | ring", method, **options)
     assert demo.fingerprint == before and made.weight_deltas and made.gate["phrases"] == ["star"]
     assert made.recipe["trained"] is True
