@@ -80,7 +80,7 @@ class Train:
                 "preview_every": _whole(
                     50,
                     100_000,
-                    "Steps between two previews, which cost time. 0 = only the last.",
+                    "Steps between two previews, which cost time. 0 = only before and after.",
                 ),
             },
             "hidden": {"unique_id": "UNIQUE_ID"},

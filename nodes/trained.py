@@ -13,12 +13,17 @@ from torch import Tensor
 from ..erasure_core.concepts import ConceptSet
 from ..erasure_core.erasure import Erasure
 from ..erasure_core.errors import BadInput, MembraneError
+from ..erasure_core.membranes import Membrane, apply
 from ..erasure_core.options import parse_options, read_options, refuse_files
 from ..erasure_core.training import Callbacks, Report
+from ..erasure_core.training.adapters import Adapter
+from ..erasure_core.training.engine import Engine
+from ..erasure_core.training.grid import Grid
 from ..erasure_core.training.loop import Trainer
 from ..erasure_core.training.methods import method_named
-from ..erasure_core.training.preview import preview_prompts, previewed
+from ..erasure_core.training.preview import preview_prompts, previewed, sketched
 from ..erasure_core.training.run import Job
+from ..erasure_core.training.texts import Library, stack
 from . import host
 from .learning_curve import learning_curve
 from .model import HostModel
@@ -27,6 +32,7 @@ from .trained_files import state_of_training, write_trained
 
 _OWN = ("steps", "rank", "seed")  # inputs of the node
 _KEPT_EVERY = 50  # steps between two writings of the state
+_SKETCHED = 20  # steps of a preview where there is no training's own grid
 _BETWEEN = 0.25  # seconds between two lines of text on the node
 
 
@@ -57,11 +63,13 @@ class Trained:
 
     def __str__(self) -> str:
         numbers, recipe = self.erasure.diagnostics["training"], self.erasure.recipe
-        going_on = f" (went on from step {self.resumed})" if self.resumed else ""
-        return (
-            f"trained with {recipe['method']}: {recipe['steps']} steps{going_on} in {numbers['seconds']:.0f} s, loss "
-            f"{numbers['loss_first']:.3g} at first, {numbers['loss_last']:.3g} at last\nfile: {self.file}"
-        )
+        said = f"trained with {recipe['method']}: {recipe['steps']} steps"
+        if self.resumed:
+            said += f" (went on from step {self.resumed})"
+        if numbers.get("loss_first") is not None:
+            said += f" in {numbers['seconds']:.0f} s, loss {numbers['loss_first']:.3g} at first, "
+            said += f"{numbers['loss_last']:.3g} at last"
+        return f"{said}\nfile: {self.file}"
 
 
 def check(method: str, options: str, steps: int = 0, rank: int = 0, seed: int = 0) -> dict[str, Any]:
@@ -84,7 +92,9 @@ def train(model: Any, clip: Any, wish: Wish, vae: Any, node_id: str | None) -> T
     with torch.inference_mode(False):  # in which nothing could be learned
         settings = check(wish.method, wish.options, wish.steps, wish.rank, wish.seed)
         job = Job(target, wish.concepts, wish.method, wish.preset, (), None, settings)
-        state = state_of_training(wish.name, job.configuration)
+        state = state_of_training(wish.name, job.configuration)  # refuses a wrong name before the work
+        if hasattr(job.module, "run"):
+            return _at_once(job, model, wish.name, vae, node_id)
         with job.opened() as trainer:
             watch = Watch(job, trainer, model, vae, node_id)
             watch.look()
@@ -97,6 +107,41 @@ def train(model: Any, clip: Any, wish: Wish, vae: Any, node_id: str | None) -> T
     file = write_trained(erasure, wish.name)
     state.unlink(missing_ok=True)
     return Trained(erasure, file, torch.cat(watch.pictures), watch.curve(), watch.resumed)
+
+
+def _at_once(job: Job, model: Any, name: str, vae: Any, node_id: str | None) -> Trained:
+    """A method that has no steps to go on from."""
+    tried: list[Report] = []
+    bar: list[Any] = []
+
+    def report(made: Report) -> None:
+        tried.append(made)
+        bar[:] = bar or [host.progress(made.steps, node_id)]
+        bar[0](made.step)
+        host.say(f"step {made.step}/{made.steps}", node_id)
+        host.stop_if_asked()
+
+    erasure = job.module.run(job, Callbacks(report))
+    changed = apply(job.model, Membrane(erasure)).patch
+    pictures = [_sketch(job, target, vae, model) for target in (job.model, HostModel(changed.model, changed.clip))]
+    losses = [(made.erasing, made.keeping) for made in tried]
+    curve = learning_curve(_title(job), losses, max(1, len(losses)))
+    return Trained(erasure, write_trained(erasure, name), torch.cat(pictures), curve, 0)
+
+
+def _sketch(job: Job, target: Any, vae: Any, model: Any) -> Tensor:
+    """The concept and what must stay, as a model draws them."""
+    asked = preview_prompts(job.concepts)
+    with target.open_denoiser() as network:
+        grid = Grid.of(target.sigmas, _SKETCHED, target.prediction)
+        texts = Library(target, asked)
+        rows = stack([texts[prompt] for prompt in (*asked, *([""] * len(asked)))])
+        latents = sketched(Engine(network, Adapter({}), grid), rows, target.latent_shape(target.size), 0)
+    return row_of(model, latents, vae)
+
+
+def _title(job: Job) -> str:
+    return f"{job.module.NAME}: {', '.join(concept.target for concept in job.concepts.concepts)}"
 
 
 class Watch:
@@ -126,8 +171,7 @@ class Watch:
 
     def curve(self) -> Tensor:
         """The losses so far."""
-        title = f"{self._job.module.NAME}: {', '.join(c.target for c in self._job.concepts.concepts)}"
-        return learning_curve(title, self._trainer.losses, self._job.settings.steps)
+        return learning_curve(_title(self._job), self._trainer.losses, self._job.settings.steps)
 
     def keep(self, name: str) -> None:
         """Write what was learned until something stopped the training, which is then raised further."""

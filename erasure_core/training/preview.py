@@ -9,7 +9,9 @@ from torch import Tensor
 
 from ..concepts import ConceptSet
 from .draw import generator
+from .engine import Engine
 from .loop import Trainer
+from .texts import Texts
 from .trainable import TrainableModel
 
 GUIDANCE = 5.0
@@ -21,17 +23,22 @@ def preview_prompts(concepts: ConceptSet) -> tuple[str, str]:
     return first.target, next(iter((*concepts.all_preserved, first.anchor)), "")
 
 
-@torch.no_grad()
 def previewed(model: TrainableModel, trainer: Trainer, concepts: ConceptSet, prompts: Sequence[str] = ()) -> Tensor:
     """Latents [n, c, h, w] on the processor: each prompt by the trained model, always from the same noise."""
     engine = trainer.engine
     asked = tuple(prompts) or preview_prompts(concepts)
-    rows = trainer.read(model, [*asked, *([""] * len(asked))])
-    noise = torch.randn(trainer.source.shape, generator=generator(trainer.settings.seed, 0, "noise"))
-    x = noise.expand(len(asked), -1, -1, -1)
-    with engine.adapter.holding(trainer.result), engine.adapter.acting(True):
-        for k in range(len(engine.grid)):
-            out = engine.predict(torch.cat([x, x]), [k] * (2 * len(asked)), rows).cpu()
-            plain = out[len(asked) :]
-            x = engine.grid.step(x, plain + GUIDANCE * (out[: len(asked)] - plain), k)
+    with torch.no_grad(), engine.adapter.holding(trainer.result), engine.adapter.acting(True):
+        rows = trainer.read(model, [*asked, *([""] * len(asked))])
+        return sketched(engine, rows, trainer.source.shape, trainer.settings.seed)
+
+
+@torch.no_grad()
+def sketched(engine: Engine, rows: Texts, shape: tuple[int, int, int], seed: int) -> Tensor:
+    """Latents [n, c, h, w] on the processor by the network as it is. ``rows``: n texts, and as many empty ones."""
+    count = len(rows) // 2
+    x = torch.randn(shape, generator=generator(seed, 0, "noise")).expand(count, -1, -1, -1)
+    for k in range(len(engine.grid)):
+        out = engine.predict(torch.cat([x, x]), [k] * len(rows), rows).cpu()
+        plain = out[count:]
+        x = engine.grid.step(x, plain + GUIDANCE * (out[:count] - plain), k)
     return x

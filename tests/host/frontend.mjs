@@ -142,6 +142,16 @@ async function chainOfMembranes(page) {
   return facts;
 }
 
+/** Training, then another prompt, for which it is not done again. */
+async function trainAnErasure(page) {
+  await openWorkflow(page, example("train_an_erasure"));
+  const facts = { ...(await opened(page)), hint: await panels(page), end: await run(page), first: await panels(page) };
+  await edit(page, "Prompt", "text", "a blue star");
+  facts.again = await run(page);
+  facts.second = await panels(page);
+  return facts;
+}
+
 /** Negative Guidance before the sampler of the open workflow: its panel before and after a run, and at cfg 1. */
 async function guidance(page) {
   await page.evaluate(() => {
@@ -195,6 +205,7 @@ const TASKS = {
       load: await loadChainAndSave(page),
       firewall: await conceptFirewall(page),
       chain: await chainOfMembranes(page),
+      train: await trainAnErasure(page),
     }),
   ],
   nodes2: [{ "Comfy.VueNodes.Enabled": true }, (page) => once(page, 0.9)],

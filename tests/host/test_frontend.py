@@ -16,7 +16,7 @@ DRIVER = Path(__file__).with_name("frontend.mjs")
 def drive(*arguments):
     """What the page's driver saw."""
     command = [shutil.which("node"), str(DRIVER), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -51,7 +51,7 @@ def ours(errors):
     return [line for line in errors if "membrane" in line.lower()]
 
 
-PARTS = ("erase", "load", "firewall", "chain")  # of the driver, in the order of EXAMPLES
+PARTS = ("erase", "load", "firewall", "chain", "train")  # of the driver, in the order of EXAMPLES
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -113,6 +113,14 @@ def test_every_membrane_of_a_chain_is_shown_for_every_prompt(see):
     assert "no-circle-no-heart.safetensors" in save["text"] and "sum, solved jointly" in save["text"]
     assert "gate       circle, disc" in inspect["text"]
     assert ["solved again" in load["text"] for load in panels["MembraneLoad"]] == [True, True]
+
+
+def test_training_shows_what_it_changed_and_is_not_done_again_for_another_prompt(see):
+    facts = see("canvas")["train"]
+    (hint,), (panel,), (other,) = (facts[when]["MembraneTrain"] for when in ("hint", "first", "second"))
+    assert hint["text"].startswith("After a run") and "48 of 48" in panel["text"] and "calibrated" in panel["text"]
+    assert (panel["prompts"], panel["numbers"]) == (["a red circle"], ["1.00"])
+    assert (other["prompts"], other["numbers"]) == (["a blue star"], ["0"])
 
 
 def test_loading_keeps_what_identifies_the_file_in_the_workflow(see):

@@ -10,6 +10,9 @@ from comfy import PACK, ROOT
 from erasure_core.closed_form import METHODS, explain
 from erasure_core.guidance import PRESETS, attention, text
 from erasure_core.guidance import explain as explain_guidance
+from erasure_core.options import explain_options
+from erasure_core.training import METHODS as TRAINED
+from erasure_core.training.settings import Training
 
 KINDS = (
     "DemoModel",
@@ -24,6 +27,7 @@ KINDS = (
     "TextSteer",
     "NegativeGuidance",
     "GuidancePlot",
+    "Train",
 )
 IDS = [f"Membrane{kind}" for kind in KINDS]
 DOCS = ROOT / "web" / "docs"
@@ -85,15 +89,22 @@ EXPLAINED = [("MembraneErase", method, explain(method)) for method in METHODS]
 EXPLAINED += [("MembraneAttentionNegative", method, attention.explain(method)) for method in attention.METHODS]
 EXPLAINED += [("MembraneTextSteer", method, text.explain(method)) for method in text.METHODS]
 EXPLAINED += [("MembraneNegativeGuidance", method, explain_guidance(method)) for method in PRESETS]
+EXPLAINED += [("MembraneTrain", "all", explain_options(Training))]
+EXPLAINED += [("MembraneTrain", name, explain_options(module.Settings)) for name, module in TRAINED.items()]
 # settings of the library that are inputs of their own here
-ON_THE_NODE = {"MembraneNegativeGuidance": {"strength", "mode", "start", "end"}}
+ON_THE_NODE = {
+    "MembraneNegativeGuidance": {"strength", "mode", "start", "end"},
+    "MembraneTrain": {"steps", "rank", "seed"},
+}
+SETTING = re.compile(r"^  (\w+) \((.*?); default (.*?)\): (.*)$", re.MULTILINE)
+IN_COMMON = {"MembraneTrain": SETTING.findall(explain_options(Training))}  # told once, under "all"
 
 
 @pytest.mark.parametrize("language", PAGES)
 @pytest.mark.parametrize(("node", "method", "said"), EXPLAINED, ids=[method for _, method, _ in EXPLAINED])
 def test_the_settings_of_every_method_are_in_the_help(node, method, said, language):
-    told = re.findall(r"^  (\w+) \((.*?); default (.*?)\): (.*)$", said, re.MULTILINE)
-    told = [row for row in told if row[0] not in ON_THE_NODE.get(node, ())]
+    common = () if method == "all" else IN_COMMON.get(node, ())
+    told = [row for row in SETTING.findall(said) if row[0] not in ON_THE_NODE.get(node, ()) and row not in common]
     assert told
     section = page(node, language).partition(f"\n### {method}\n")[2]
     rows = [[cell.replace("\\|", "|") for cell in row] for row in cells(re.split(r"\n#+ ", section)[0])][1:]

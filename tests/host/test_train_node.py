@@ -6,7 +6,8 @@ import time
 import pytest
 import torch
 from events import listening
-from graphs import Client, Graph, applied, demo, drawn
+from graphs import Client, Graph, applied, drawn
+from graphs import demo as bundled
 from safetensors import safe_open
 
 from erasure_core.formats import load
@@ -36,7 +37,7 @@ def trained(graph, model, clip, name, **inputs):
 def whole(client, name, **inputs):
     """A graph that only trains, and the id of the node."""
     graph = Graph()
-    model, clip, _ = demo(graph)
+    model, clip, _ = bundled(graph)
     return graph, trained(graph, model, clip, name, **inputs)
 
 
@@ -79,7 +80,7 @@ def started(heard, node, step):
 def uninterrupted(client, folder, tmp_path_factory):
     """One training from beginning to end, with the picture of the plain model before and after it."""
     graph = Graph()
-    model, clip, vae = demo(graph)
+    model, clip, vae = bundled(graph)
     before = drawn(graph, model, clip, vae, "a red circle", seed=31)
     outputs = client.run(graph)
     node = trained(graph, model, clip, "whole", vae=vae, preview_every=20)
@@ -93,7 +94,7 @@ def uninterrupted(client, folder, tmp_path_factory):
         heard.all("progress")
         messages = heard.messages()
     again = Graph()
-    model, clip, vae = demo(again)
+    model, clip, vae = bundled(again)
     after = drawn(again, model, clip, vae, "a red circle", seed=31)
     again[after]["inputs"]["filename_prefix"] = "after"
     plain = drawn(again, model, clip, vae, "a blue star", seed=32)
@@ -164,7 +165,7 @@ def test_cancel_keeps_what_was_learned_and_queueing_again_goes_on(client, folder
     assert len(list(folder.rglob("*.training"))) == 1
 
     other = Graph()  # the next prompt runs, and what was learned so far is usable
-    model, clip, vae = demo(other)
+    model, clip, vae = bundled(other)
     loaded = other.add("MembraneLoad", file="sub/stopped.safetensors", strength=1.0, gate="auto")
     plain = drawn(other, model, clip, vae, "a red circle", seed=31)
     other[plain]["inputs"]["filename_prefix"] = "next"
@@ -190,13 +191,31 @@ def test_other_trainings_and_foreign_files_are_never_overwritten(client, folder,
     assert load(folder / "whole-2.safetensors").recipe["seeds"] == [4]
 
 
-@pytest.mark.parametrize("method", ["esd", "ace", "mace_lora"])
+@pytest.mark.parametrize("method", ["esd", "mace_lora", "few_shot", "slug"])
 def test_other_methods_run(client, folder, method):
-    name = f"by-{method}"
-    options = "grid=6, draws=2" + (", refine=no" if method == "mace_lora" else "")
-    graph, _ = whole(client, name, method=method, steps=2, options=options)
+    options = {"mace_lora": "refine=no, ", "few_shot": "guard=0, "}.get(method, "") + "grid=6, draws=2"
+    given = {"options": "top=1"} if method == "slug" else {"options": options, "steps": 2}
+    graph, node = whole(client, f"by-{method}", **{"method": method, "steps": 0, **given})
+    said = graph.add("PreviewAny", source=node(5))()[0]
+    receipt = client.run(graph)[said]["text"][0]
+    assert receipt.startswith(f"trained with {method}: {1 if method == 'slug' else 2} steps")
+    erasure = load(folder / f"by-{method}.safetensors")
+    assert erasure.recipe["method"] == method and erasure.weight_deltas
+    of_text = [name for name in erasure.weight_deltas if name.startswith("text_encoder.")]
+    assert len(of_text) == (len(erasure.weight_deltas) if method in ("few_shot", "slug") else 0)
+
+
+def test_the_text_encoder_is_changed_as_in_diffusers(client, folder, demo):
+    from erasure_core.training import train
+
+    graph, _ = whole(client, "slug", method="slug", steps=0, options="top=1")
     client.run(graph)
-    assert load(folder / f"{name}.safetensors").recipe["method"] == method
+    theirs = load(folder / "slug.safetensors").weight_deltas
+    ours = train(demo, "circle -> square", "slug", preserve=["star"], top=1).weight_deltas
+    assert theirs.keys() == ours.keys()
+    for name, delta in ours.items():
+        dense = delta.dense()
+        assert (theirs[name].dense() - dense).norm() <= 1e-4 * dense.norm()
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import json
 
 from comfy import ROOT
 
-EXAMPLES = ("erase_a_shape", "load_chain_and_save", "concept_firewall", "chain_of_membranes")
+EXAMPLES = ("erase_a_shape", "load_chain_and_save", "concept_firewall", "chain_of_membranes", "train_an_erasure")
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 NOTES = {"MarkdownNote", "Note"}  # of the page only
 
