@@ -46,7 +46,9 @@ class Training:
     anchor_power: float = number(1.0, 0.0, 16.0, "anchors are drawn by (1 - |cosine with the concept|) to this power")
     worst: int = number(0, 0, 64, "preserve the one of so many texts of the bank that suffers most (EAP)", whole=True)
     attack: int = number(0, 0, 200, "steps of an attack on the concept's text in each update (RACE)", whole=True)
-    attack_radius: float = number(0.1, 1e-6, 100.0, "how far the attack may move a number of the text")
+    attack_radius: float = number(
+        0.4, 1e-6, 100.0, "how far the attack may move a number of the text, 0.1 in the paper; more than what is feared"
+    )
     attack_aim: str = choice(
         "concept",
         ("concept", "noise"),

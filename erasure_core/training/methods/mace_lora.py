@@ -51,7 +51,7 @@ class Settings(Training):
     """MACE's numbers; the learning rates of the paper are for half as many layers of a far larger model."""
 
     steps: int = number(100, 1, 200_000, "updates of the adapter", whole=True)
-    lr: float = number(2e-3, 1e-8, 1.0, "learning rate of Adam")
+    lr: float = number(1e-3, 1e-8, 1.0, "learning rate of Adam")
     decay: float = number(0.01, 0.0, 1.0, "weight decay of AdamW")
     scope: str = choice("xattn-kv", SCOPES, explain_scopes())
     grid: int = number(50, 2, 1000, "timesteps of a trajectory", whole=True)
