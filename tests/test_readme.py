@@ -42,7 +42,7 @@ def test_the_commands_are_understood():
     ours = [words[3:] for words in tools if words[:3] == ["python", "-m", "erasure_core"]]
     for words in ours:
         cli.build_parser().parse_args(words)
-    assert {words[0] for words in ours} == {"erase", "generate", "inspect", "convert"}
+    assert {words[0] for words in ours} == {"erase", "train", "generate", "inspect", "convert"}
     assert [words for words in tools if words[1] == "install.py"] == [
         ["python3", "install.py", "demo"],
         ["python3", "install.py", "test"],

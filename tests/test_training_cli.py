@@ -75,7 +75,7 @@ def test_methods_explain_themselves(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["train", "--explain", "esd"])
     said = capsys.readouterr().out
-    assert stop.value.code == 0 and "esd: " in said and "  eta (0 to 50; default 1.0)" in said
+    assert stop.value.code == 0 and "esd: " in said and "  eta (0 to 50; default chosen by the method)" in said
 
 
 def test_ctrl_c_keeps_what_was_learned_and_the_same_command_goes_on(tmp_path, demo):
