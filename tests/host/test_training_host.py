@@ -181,21 +181,21 @@ def test_the_loop_is_the_same_in_both_hosts(in_comfy, demo):
                     values = torch.randn(trainer.parameters[name].shape, generator=torch.Generator().manual_seed(i))
                     trainer.parameters[name].copy_(values * 0.1)
         ours = [trainer.update() for _ in range(4)]
-    theirs = in_comfy("training", ask="loop", options=OPTIONS)
+    theirs = in_comfy("training_node", ask="loop", options=OPTIONS)
     for (erasing, keeping), (there, kept) in zip(ours, theirs, strict=True):
         assert there == pytest.approx(erasing, rel=1e-4) and kept == pytest.approx(keeping, rel=2e-3)
 
 
 @pytest.mark.parametrize("kind", ["sdxl", "sd2-v", "inference", "float16", "float8_e4m3fn", "lora", "scaled fp8"])
 def test_the_node_trains_models_of_every_kind_and_leaves_them_as_they_are(in_comfy, kind):
-    found = in_comfy("training", ask="node", kind=kind)
+    found = in_comfy("training_node", ask="node", kind=kind)
     assert found["wrong"] == [] and found["learned"] and found["another model"]
     assert found["layers"] == (48 if kind == "lora" else 84)
     assert found["previews"] == [2, 64, 128, 3] and found["curve"] == [1, 300, 640, 3]
 
 
 def test_the_cancel_button_acts_within_a_step_and_loses_none(in_comfy):
-    found = in_comfy("training", ask="cancel")
+    found = in_comfy("training_node", ask="cancel")
     assert found["stopped"].startswith("InterruptProcessingException") and found["wrong"] == []
     assert found["steps"] == 3 and found["bitwise"]
     assert "(went on from step 3)" in found["told"][0] and "went on" not in found["told"][1]
