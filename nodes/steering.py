@@ -11,10 +11,10 @@ from torch import Tensor
 
 from ..erasure_core.errors import BadInput
 from ..erasure_core.gates import PromptRow, make_gate
+from ..erasure_core.guidance import Window
 from ..erasure_core.guidance.attention import (
     AttentionTerm,
     Call,
-    Window,
     attached,
     cross_attention,
     make_term,
@@ -169,7 +169,10 @@ def read(method: str, options: str) -> tuple[Any, dict[str, str]]:
     try:
         Window(0.0, 1.0, float(own.get("ramp", "0")))
     except ValueError:
-        raise BadInput(f"The option 'ramp' cannot be {own['ramp']!r}. It takes 0 to 1: width of a soft edge.") from None
+        raise BadInput(
+            f"The option 'ramp' cannot be {own['ramp']!r}. It takes 0 to 1: width of the rise before start and of the "
+            "fall after end."
+        ) from None
     make_term(method, [], settings, 1.0, None, own.get("rows", "auto"))
     return settings, own
 

@@ -7,10 +7,10 @@ from tiny_models import tiny_sdxl
 
 from erasure_core import Membrane, apply, erase
 from erasure_core.errors import BadInput, MembraneError, NothingMatched, WrongFamily
+from erasure_core.guidance import Window
 from erasure_core.guidance.attention import (
     METHODS,
     Call,
-    Window,
     attached,
     attention_negative,
     cross_attention,
@@ -224,14 +224,12 @@ def test_the_window_is_the_models_own_time(demo, method):
         assert torch.equal(found, base) is not acts
 
 
-def test_the_edges_of_a_window():
-    soft = Window(0.2, 0.8, 0.1)
-    assert [soft.gain(p) for p in (0.1, 0.2, 0.5, 0.8, 0.9)] == [0, 0, 1, 0, 0]
-    assert soft.gain(0.25) == pytest.approx(0.5) == soft.gain(0.75)
-    assert [Window(0, 1, 0.1).gain(p) for p in (0, 0.01, 0.99, 1)] == [1, 1, 1, 1]
-    assert [Window(0.5, 0.5).gain(p) for p in (0, 0.5, 1)] == [0, 0, 0] == [Window(0.9, 0.1).gain(0.5)] * 3
-    with pytest.raises(BadInput, match=r"A window lies between 0 and 1; got start -0\.1"):
-        Window(-0.1)
+@pytest.mark.parametrize("method", METHODS)
+def test_a_ramp_is_part_of_the_change(demo, method):
+    base, whole = predicted(demo, []), predicted(demo, term(demo, method))
+    half = predicted(demo, term(demo, method, window=Window(0.6, 1, 0.2)))
+    less = predicted(demo, term(demo, method, strength=Window(0.6, 1, 0.2).gain(1 - int(T) / 999)))
+    assert torch.equal(half, less) and not torch.equal(half, base) and not torch.equal(half, whole)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -2,13 +2,11 @@
 
 from .layers import Call, attached, cross_attention, repeats_of
 from .terms import METHODS, AttentionTerm, attention_negative, explain, make_term, selection_of, settings_of, text_rows
-from .window import Window
 
 __all__ = [
     "METHODS",
     "AttentionTerm",
     "Call",
-    "Window",
     "attached",
     "attention_negative",
     "cross_attention",

@@ -16,8 +16,8 @@ from ...gates import Always, Gate, PromptRow, make_gate
 from ...models import EditableModel, Encoded
 from ...options import explain_options, read_options
 from ...prompts import CHUNK
+from ..progress import Window
 from . import adavd, nag, vsf
-from .window import Window
 
 METHODS: Mapping[str, ModuleType] = {module.NAME: module for module in (nag, vsf, adavd)}
 ROWS = ("auto", "cond", "all")
