@@ -14,7 +14,7 @@ def models(kind):
 
 
 def steered(model, clip, method="vsf", text="circle", strength=1.0, start=0.0, end=1.0, options=None, **more):
-    options = STRONG[method] if options is None else options
+    options = f"{STRONG[method]}, gate=always" if options is None else options
     return graph.node("AttentionNegative", model, method, text, strength, start, end, options, clip, **more)[0]
 
 

@@ -1,0 +1,2 @@
+def page(records, order):
+    return ""
