@@ -69,14 +69,16 @@ class Bench:
         begun = time.process_time()
         concept = f"{self.shape} -> {ANCHOR[self.shape]}"
         terms = [] if method.output is None else [guidance.make_with(method.output[0], concept, method.output[1])]
+        why = " ".join(term.inactive(self.cfg) for term in terms)
+        if why and not (method.attention or method.text):  # drawn as without it, to the last bit
+            return {**self._record(self._plain, 0.0, 0.0), "inactive": why}
         negative = prompt("", self.shape) if method.named else self.shape
         attention = attention_negative(self.model, negative, **method.attention) if method.attention else None
         change = text_steering(self.model, concept, **method.text) if method.text else None
         fitting = time.process_time() - begun
         found = {name: self._draw(name, terms, attention, change) for name in self._shots}
-        return self._record(
-            found, _distance(found["neighbours"]["images"], self._plain["neighbours"]["images"]), fitting
-        )
+        drift = _distance(found["neighbours"]["images"], self._plain["neighbours"]["images"])
+        return self._record(found, drift, fitting)
 
     def _record(self, found: Mapping[str, Any], drift: float, fitting: float) -> dict[str, Any]:
         def total(of: Mapping[str, Any], what: str) -> float:

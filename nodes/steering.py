@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -35,9 +35,11 @@ _OWN = ("gate", "others", "rows", "ramp")  # options of the term itself, beside 
 
 @dataclass
 class Running:
-    """One sampling: how far it is, and strengths times gates [n] of each conditioning's rows, by uuid."""
+    """One sampling: how far it is, the membranes on the model, and strengths times gates [n] of each conditioning's
+    rows, by uuid."""
 
     progress: Callable[[Mapping[str, Any]], float]
+    membranes: Any | None = None
     openness: dict[Any, Tensor] = field(default_factory=dict)
 
 
@@ -51,7 +53,7 @@ class Steer:
     def around_sampling(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
         """Once per sampling: judge every text."""
         guider = host.guider_of(executor)
-        run = Running(host.clock_of(guider))
+        run = Running(host.clock_of(guider), host.wrapper_of(guider.model_patcher))
         for role, ident, rows, words in host.conditionings(guider):
             prompts = [prompt for prompt, _ in stamp.read(words, rows)]
             run.openness[ident] = self._term.openness(prompts, torch.full((len(rows),), NEGATIVE in role))
@@ -75,8 +77,15 @@ class Steer:
         call = None if context is None else self._call(context, options)
         if call is None or not call.gains.any():
             return executor(x, timesteps, context, y, control, options, *args, **kwargs)
-        with attached(cross_attention(host.denoiser_of(executor)), [self._term], call):
+        with attached(cross_attention(host.denoiser_of(executor)), [self._mapped(options)], call):
             return executor(x, timesteps, context, y, control, options, *args, **kwargs)
+
+    def _mapped(self, options: Mapping[str, Any]) -> AttentionTerm:
+        """The term, its texts under the membranes that also act on negatives."""
+        membranes, acting = options[self.key].membranes, host.chunks_of(options, host.KEY)[2]
+        if membranes is None:
+            return self._term
+        return replace(self._term, texts=tuple(membranes.on_other_text(text, acting) for text in self._term.texts))
 
     def _call(self, context: Tensor, options: Mapping[str, Any]) -> Call | None:
         which, uuids, run = host.chunks_of(options, self.key)

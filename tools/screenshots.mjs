@@ -13,7 +13,16 @@ import { fileURLToPath } from "node:url";
 import { open, openWorkflow, run } from "../tests/host/browser.mjs";
 
 const ROOT = dirname(dirname(fileURLToPath(import.meta.url)));
-const ALL = ["erase_a_shape", "load_chain_and_save", "concept_firewall", "chain_of_membranes"];
+const ALL = [
+  "erase_a_shape",
+  "load_chain_and_save",
+  "concept_firewall",
+  "chain_of_membranes",
+  "windowed_negative",
+  "safe_latent_diffusion",
+  "negative_at_cfg_1",
+  "text_attention_output",
+];
 const WORKFLOWS = process.argv.length > 2 ? process.argv.slice(2) : ALL;
 const QUIET = { "Comfy.Minimap.Visible": false, "Comfy.Graph.CanvasInfo": false, "Comfy.Graph.CanvasMenu": false };
 const JSON_BODY = { "content-type": "application/json" };

@@ -4,7 +4,16 @@ import json
 
 from comfy import ROOT
 
-EXAMPLES = ("erase_a_shape", "load_chain_and_save", "concept_firewall", "chain_of_membranes")
+EXAMPLES = (
+    "erase_a_shape",
+    "load_chain_and_save",
+    "concept_firewall",
+    "chain_of_membranes",
+    "windowed_negative",
+    "safe_latent_diffusion",
+    "negative_at_cfg_1",
+    "text_attention_output",
+)
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 NOTES = {"MarkdownNote", "Note"}  # of the page only
 
