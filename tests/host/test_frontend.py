@@ -16,7 +16,7 @@ DRIVER = Path(__file__).with_name("frontend.mjs")
 def drive(*arguments):
     """What the page's driver saw."""
     command = [shutil.which("node"), str(DRIVER), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 
