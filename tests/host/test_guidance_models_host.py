@@ -16,6 +16,14 @@ def test_the_node_is_the_formula_with_every_family(answer, kind):
     assert error <= EXACT and effect > 1e-2 and off
 
 
+@pytest.mark.parametrize("name", ["float16", "bfloat16", "float8_e4m3fn"])
+def test_weights_stored_in_smaller_types_work(answer, name):
+    error, effect, off = answer["stored"][name]["guidance"]
+    assert error <= EXACT and effect > 1e-2 and off
+    for unchanged, acts, finite in answer["stored"][name]["attention"].values():
+        assert unchanged and acts > 1e-4 and finite
+
+
 @pytest.mark.parametrize("kind", ["sd1", "sdxl"])
 def test_its_text_is_drawn_under_the_same_controlnet(answer, kind):
     error, effect, off, control = answer["control"][kind]

@@ -67,6 +67,27 @@ def family(kind):
     return compared(model, clip, graph.text_pair(clip, "a red circle"))
 
 
+def stored(name):
+    """Weights of a smaller type, computed in float32: both nodes act, are off bitwise, and finite at every level."""
+    model, clip = tiny.unet("sdxl", dtype=getattr(torch, name), cast=torch.float32), tiny.text_encoder("sdxl")
+    pair = graph.text_pair(clip, "a red circle")
+    base = draw(model, pair)
+    negatives = {
+        method: [
+            draw(graph.node("AttentionNegative", model, method, "circle", s, 0.0, 1.0, "", clip)[0], pair)
+            for s in (0.0, 1.0)
+        ]
+        for method in ("vsf", "nag", "adavd")
+    }
+    return {
+        "guidance": compared(model, clip, pair),
+        "attention": {
+            method: [graph.same(off, base), graph.difference(on, base), bool(torch.isfinite(on).all())]
+            for method, (off, on) in negatives.items()
+        },
+    }
+
+
 def controlled(kind):
     """On both prompts: the further text is drawn under the same ControlNet."""
     model, clip, net = tiny.unet(kind), tiny.text_encoder(kind), control.control_net(kind)
@@ -117,6 +138,7 @@ def three_texts():
 def main():
     return {
         "families": {kind: family(kind) for kind in ("sd1", "sd2", "sdxl", "flux-dev", "flux-schnell")},
+        "stored": {name: stored(name) for name in ("float16", "bfloat16", "float8_e4m3fn")},
         "control": {kind: controlled(kind) for kind in ("sd1", "sdxl")},
         "inpainting": {kind: inpainted(kind) for kind in ("inpaint", "sd1")},
         "three texts": three_texts(),
