@@ -74,10 +74,10 @@ def stored(name):
     base = draw(model, pair)
     negatives = {
         method: [
-            draw(graph.node("AttentionNegative", model, method, "circle", s, 0.0, 1.0, "", clip)[0], pair)
+            draw(graph.node("AttentionNegative", model, method, "circle", s, 0.0, 1.0, options, clip)[0], pair)
             for s in (0.0, 1.0)
         ]
-        for method in ("vsf", "nag", "adavd")
+        for method, options in {"vsf": "", "nag": "", "adavd": "curve=none"}.items()  # random words are not alike
     }
     return {
         "guidance": compared(model, clip, pair),
