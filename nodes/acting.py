@@ -193,6 +193,11 @@ class Membranes(TextWrapper):
         gains = self._found([(PromptRow(row), "") for row in rows])[0]
         return gains if run is None else gains * run.acting
 
+    def on_other_text(self, rows: Tensor, run: Run | None) -> Tensor:
+        """Negative texts [b, L, d] that do not come through the denoiser's input, under membranes on all rows."""
+        gains = self.guess(rows, run) * self._on_all
+        return self.mapped(rows, gains, run) if gains.any() else rows
+
     def _show(
         self, found: Sequence[Sequence[Activation]], gains: Tensor, negative: bool, text: str, run: Run, ident: Any
     ) -> None:

@@ -86,7 +86,7 @@ class AttentionNegative:
                     {
                         "default": "",
                         "tooltip": "Settings of the method, as in: alpha=3.5, beta=0.1. Empty = our defaults. Also "
-                        "gate, rows and ramp. The help page has the table; a wrong one is named.",
+                        "gate, others, rows and ramp. The help page has the table; a wrong one is named.",
                     },
                 ),
             },

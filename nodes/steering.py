@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..erasure_core.errors import BadInput
-from ..erasure_core.gates import PromptRow, make_gate
+from ..erasure_core.gates import Always, PromptRow
+from ..erasure_core.guidance import Window
 from ..erasure_core.guidance.attention import (
     AttentionTerm,
     Call,
-    Window,
     attached,
     cross_attention,
     make_term,
+    opening,
     repeats_of,
     selection_of,
     settings_of,
@@ -29,14 +30,16 @@ from . import host, stamp
 from .model import HostModel
 from .wrapper import NEGATIVE
 
-_OWN = ("gate", "rows", "ramp")  # options of the term itself, beside the method's
+_OWN = ("gate", "others", "rows", "ramp")  # options of the term itself, beside the method's
 
 
 @dataclass
 class Running:
-    """One sampling: how far it is, and strengths times gates [n] of each conditioning's rows, by uuid."""
+    """One sampling: how far it is, the membranes on the model, and strengths times gates [n] of each conditioning's
+    rows, by uuid."""
 
     progress: Callable[[Mapping[str, Any]], float]
+    membranes: Any | None = None
     openness: dict[Any, Tensor] = field(default_factory=dict)
 
 
@@ -50,7 +53,7 @@ class Steer:
     def around_sampling(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
         """Once per sampling: judge every text."""
         guider = host.guider_of(executor)
-        run = Running(host.clock_of(guider))
+        run = Running(host.clock_of(guider), host.wrapper_of(guider.model_patcher))
         for role, ident, rows, words in host.conditionings(guider):
             prompts = [prompt for prompt, _ in stamp.read(words, rows)]
             run.openness[ident] = self._term.openness(prompts, torch.full((len(rows),), NEGATIVE in role))
@@ -74,8 +77,15 @@ class Steer:
         call = None if context is None else self._call(context, options)
         if call is None or not call.gains.any():
             return executor(x, timesteps, context, y, control, options, *args, **kwargs)
-        with attached(cross_attention(host.denoiser_of(executor)), [self._term], call):
+        with attached(cross_attention(host.denoiser_of(executor)), [self._mapped(options)], call):
             return executor(x, timesteps, context, y, control, options, *args, **kwargs)
+
+    def _mapped(self, options: Mapping[str, Any]) -> AttentionTerm:
+        """The term, its texts under the membranes that also act on negatives."""
+        membranes, acting = options[self.key].membranes, host.chunks_of(options, host.KEY)[2]
+        if membranes is None:
+            return self._term
+        return replace(self._term, texts=tuple(membranes.on_other_text(text, acting) for text in self._term.texts))
 
     def _call(self, context: Tensor, options: Mapping[str, Any]) -> Call | None:
         which, uuids, run = host.chunks_of(options, self.key)
@@ -140,22 +150,21 @@ def steer(
             )
     if not texts and not given:
         raise BadInput("There is nothing to avoid: write it into the text and connect CLIP, or connect a negative.")
-    gate = None
-    if own.get("gate", "always") != "always":
-        if not phrases or clip is None:
-            raise BadInput("A gate needs words to look for: write them into the text and connect CLIP.")
-        gate = make_gate(own["gate"], phrases, (), HostModel(model, clip, node_id))
-    span = Window(*window, float(own.get("ramp", "0")))
-    term = make_term(method, [*texts, *given], settings, strength, span, own.get("rows", "auto"), gate)
+    reader = HostModel(model, clip, node_id) if phrases else None
+    gate, others = opening(method, own.get("gate", "auto"), _number(own, "others"), phrases, (), reader)
+    span = Window(*window, _number(own, "ramp") or 0.0)
+    term = make_term(method, [*texts, *given], settings, strength, span, own.get("rows", "auto"), gate, others)
     steered = host.clone(model)
     if strength != 0:
         wrapper = Steer(term, node_id)
         host.put_wrappers(steered, wrapper, wrapper.around_sampling, wrapper.key)
+    everywhere = isinstance(gate, Always) or others == 1
     lines = [
         ["method", method],
         ["avoids", ", ".join(phrases) + ("" if not given else " + connected negative")],
         ["layers", f"{len(layers)} of cross-attention"],
         ["acts", f"{window[0]:g} to {window[1]:g} of the run, strength {strength:g}, rows {term.rows}"],
+        ["on", "every prompt" if everywhere else f"prompts that name it; {others:g} of it on others"],
     ]
     receipt = "\n".join(f"{label}: {line}" for label, line in [*lines, *(["note", note] for note in notes)])
     return Made(steered, receipt, lines, notes)
@@ -166,12 +175,17 @@ def read(method: str, options: str) -> tuple[Any, dict[str, str]]:
     given = parse_options(options)
     own = {name: given.pop(name) for name in _OWN if name in given}
     settings = settings_of(method, given)
-    try:
-        Window(0.0, 1.0, float(own.get("ramp", "0")))
-    except ValueError:
-        raise BadInput(f"The option 'ramp' cannot be {own['ramp']!r}. It takes 0 to 1: width of a soft edge.") from None
-    make_term(method, [], settings, 1.0, None, own.get("rows", "auto"))
+    Window(0.0, 1.0, _number(own, "ramp") or 0.0)
+    make_term(method, [], settings, 1.0, None, own.get("rows", "auto"), None, _number(own, "others") or 0.0)
     return settings, own
+
+
+def _number(own: Mapping[str, str], name: str) -> float | None:
+    """An option of the term itself; None if it is left out."""
+    try:
+        return float(own[name]) if name in own else None
+    except ValueError:
+        raise BadInput(f"The option '{name}' cannot be {own[name]!r}. It takes 0 to 1.") from None
 
 
 def _phrases(model: Any, clip: Any, phrases: Sequence[str], selection: str, node_id: str | None) -> list[Tensor]:

@@ -224,7 +224,7 @@ def text_values(concepts=2):
 @pytest.mark.parametrize("concepts", [1, 2, 3])
 def test_adavd_is_the_published_decomposition(gate, concepts):
     v, stars = text_values(concepts)
-    found = adavd.values(v, stars, adavd.Settings(gate=gate))
+    found = adavd.values(v, stars, adavd.Settings(curve=gate))
     for b in range(2):
         assert torch.equal(found[b, 0], v[b, 0]), "the start token"
         for i in range(1, 9):
@@ -235,7 +235,7 @@ def test_adavd_is_the_published_decomposition(gate, concepts):
 
 def test_adavd_without_gate_leaves_nothing_of_any_concept_in_any_order():
     v, stars = text_values(3)
-    settings = adavd.Settings(gate="none")
+    settings = adavd.Settings(curve="none")
     found = adavd.values(v, stars, settings)
     assert float((found[:, 1:] @ stars.T).abs().max()) <= EXACT
     assert worst(adavd.values(v, stars[[2, 0, 1]], settings), found) <= EXACT
@@ -260,7 +260,7 @@ def test_adavd_mirrors_the_concept_itself():
 
 def test_every_start_token_of_a_long_text_stays():
     v = torch.randn(1, 154, 12, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    found = adavd.values(v, v[0, 5:6], adavd.Settings(gate="none"))
+    found = adavd.values(v, v[0, 5:6], adavd.Settings(curve="none"))
     assert [i for i in range(154) if torch.equal(found[0, i], v[0, i])] == [0, 77]
 
 
@@ -280,7 +280,7 @@ def test_settings_are_explained_and_checked(method):
         ("nag", {"scale": 0.5, "convention": "phi"}, "With convention=phi the scale starts at 1"),
         ("nag", {"tau": -1}, "The option 'tau' cannot be -1. It takes 0 to 100"),
         ("vsf", {"alpha": "much"}, "The option 'alpha' cannot be 'much'. It takes -1 to 50"),
-        ("adavd", {"gate": "open"}, r"The option 'gate' cannot be 'open'. It takes sigmoid \| cosine \| none"),
+        ("adavd", {"curve": "open"}, r"The option 'curve' cannot be 'open'. It takes sigmoid \| cosine \| none"),
         ("vfs", {}, "Unknown attention method 'vfs'. Known: nag, vsf, adavd."),
     ],
 )

@@ -7,10 +7,11 @@ from tiny_models import tiny_sdxl
 
 from erasure_core import Membrane, apply, erase
 from erasure_core.errors import BadInput, MembraneError, NothingMatched, WrongFamily
+from erasure_core.gates import Always
+from erasure_core.guidance import Window
 from erasure_core.guidance.attention import (
     METHODS,
     Call,
-    Window,
     attached,
     attention_negative,
     cross_attention,
@@ -18,6 +19,7 @@ from erasure_core.guidance.attention import (
     repeats_of,
     settings_of,
     text_rows,
+    vsf,
 )
 
 STRONG = {"nag": {"scale": 6, "alpha": 1.0}, "vsf": {"alpha": 3.5}, "adavd": {}}
@@ -25,7 +27,7 @@ T = torch.tensor(501)
 
 
 def term(model, method, texts="circle", **more):
-    return attention_negative(model, texts, method, **{**STRONG[method], **more})
+    return attention_negative(model, texts, method, **{"gate": "always", **STRONG[method], **more})
 
 
 def noise(model, count=1):
@@ -36,6 +38,12 @@ def noise(model, count=1):
 def predicted(model, terms, prompts=(PROMPT,)):
     with model.steer(terms), torch.no_grad():
         return model.predict(noise(model, len(prompts)), T, model.encode(list(prompts)))
+
+
+def drawn(model, terms, prompt):
+    """Latents of one prompt, whose words are known; at guidance 1."""
+    with model.steer(terms):
+        return model.sample(model.encode([prompt]), seed=3, steps=2, cfg=1.0)
 
 
 def far(one, other):
@@ -207,6 +215,38 @@ def test_a_long_prompt_beside_a_short_one(demo, method):
     assert far(both[:1], alone) < 1e-5
 
 
+@pytest.mark.parametrize("texts", ["a circle", "(the disc:1.2), a circle", "Circle, blurred"])
+def test_vsf_acts_in_full_where_a_prompt_names_it_and_less_elsewhere(demo, texts):
+    own, full = (attention_negative(demo, texts, **more) for more in ({}, {"gate": "always"}))
+    assert own.others == vsf.OTHERS == 0.4 and own.settings == full.settings
+    for prompt, share in (("a red circle", 1.0), ("a blue star", 0.4)):
+        part = attention_negative(demo, texts, strength=share, gate="always")
+        found, wanted, whole = (drawn(demo, one, prompt) for one in (own, part, full))
+        assert torch.equal(found, wanted) and torch.equal(found, whole) is (share == 1)
+    for method in ("nag", "adavd"):
+        assert isinstance(attention_negative(demo, texts, method).gate, Always)
+
+
+def test_a_gate_asked_for_by_name_closes_altogether_unless_told_else(demo):
+    star = ["a blue star"]
+    base = predicted(demo, [], star)
+    assert torch.equal(predicted(demo, attention_negative(demo, "circle", gate="words"), star), base)
+    told = attention_negative(demo, "circle", gate="words", others=0.5)
+    assert torch.equal(
+        predicted(demo, told, star),
+        predicted(demo, attention_negative(demo, "circle", gate="always", strength=0.5), star),
+    )
+    assert not torch.equal(predicted(demo, told, star), base)
+    with pytest.raises(BadInput, match="others is the share of the strength"):
+        attention_negative(demo, "circle", others=2)
+
+
+def test_without_words_to_look_for_vsf_acts_everywhere(demo):
+    assert isinstance(attention_negative(demo, "!?").gate, Always)
+    with pytest.raises(BadInput, match="Words cannot be looked for"):
+        attention_negative(demo, "!?", gate="words")
+
+
 def test_repetition_is_counted():
     rows = torch.randn(1, 77, 4, generator=torch.Generator().manual_seed(0))
     other = torch.randn(1, 77, 4, generator=torch.Generator().manual_seed(1))
@@ -224,14 +264,12 @@ def test_the_window_is_the_models_own_time(demo, method):
         assert torch.equal(found, base) is not acts
 
 
-def test_the_edges_of_a_window():
-    soft = Window(0.2, 0.8, 0.1)
-    assert [soft.gain(p) for p in (0.1, 0.2, 0.5, 0.8, 0.9)] == [0, 0, 1, 0, 0]
-    assert soft.gain(0.25) == pytest.approx(0.5) == soft.gain(0.75)
-    assert [Window(0, 1, 0.1).gain(p) for p in (0, 0.01, 0.99, 1)] == [1, 1, 1, 1]
-    assert [Window(0.5, 0.5).gain(p) for p in (0, 0.5, 1)] == [0, 0, 0] == [Window(0.9, 0.1).gain(0.5)] * 3
-    with pytest.raises(BadInput, match=r"A window lies between 0 and 1; got start -0\.1"):
-        Window(-0.1)
+@pytest.mark.parametrize("method", METHODS)
+def test_a_ramp_is_part_of_the_change(demo, method):
+    base, whole = predicted(demo, []), predicted(demo, term(demo, method))
+    half = predicted(demo, term(demo, method, window=Window(0.6, 1, 0.2)))
+    less = predicted(demo, term(demo, method, strength=Window(0.6, 1, 0.2).gain(1 - int(T) / 999)))
+    assert torch.equal(half, less) and not torch.equal(half, base) and not torch.equal(half, whole)
 
 
 @pytest.mark.parametrize("method", METHODS)

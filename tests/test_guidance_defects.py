@@ -8,6 +8,8 @@ from guidance_support import STEPS, W, differs, moments, near, predictions, run,
 
 from erasure_core import guidance
 from erasure_core.guidance import PRESETS, Moment, Run, State, Window
+from erasure_core.guidance.attention import attention_negative, text_rows, vsf
+from erasure_core.guidance.attention.heads import attend
 
 SHAPE = (3, 4, 5, 6)
 U, C, N = series(1), series(2), series(3)
@@ -122,6 +124,33 @@ def test_the_branch_that_a_host_did_not_evaluate_is_never_read():
                 zeros, other = ([torch.full_like(v, fill) for v in U] for fill in (0.0, 7.0))
                 a, b = (run_.combine(predictions(u, C, TEXTS, i, w=1.0)) for u in (zeros, other))
                 assert torch.equal(a, b)
+
+
+def test_a_negative_is_read_apart_from_the_prompt_and_its_weight_does_not_stretch_keys():
+    """Negative weights inside one prompt share its pass through the text encoder, and scale keys beside values."""
+    generator = torch.Generator().manual_seed(0)
+    q, k, v, n = (torch.randn(2, 3, 5, 4, generator=generator, dtype=torch.float64) for _ in range(4))
+
+    def one_prompt(weight):
+        return attend(q, torch.cat([k, weight * n], 2), torch.cat([v, -weight * n], 2))
+
+    def ours(weight):
+        return vsf.attention(q, k, v, [(n, n)], vsf.Settings(alpha=weight, beta=0.0))
+
+    assert (ours(1.0) - one_prompt(1.0)).abs().max() < 1e-12  # at weight 1 they are the same formula
+    assert (ours(2.0) - one_prompt(2.0)).abs().max() > 0.1, "the fault would show here"
+    # which keys win is no matter of alpha: the change grows with it in proportion
+    base = ours(0.0)
+    assert torch.allclose(ours(2.0) - base, 2 * (ours(1.0) - base), atol=1e-12)
+
+
+def test_the_prompt_does_not_leak_into_the_negative(demo):
+    """The words of a negative are encoded by themselves: it is the same beside any prompt, and the prompt beside it."""
+    term = attention_negative(demo, "a red circle", gate="always")
+    (text,) = term.texts
+    shared = demo.encode(["a blue star, a red circle"])
+    assert torch.equal(text, text_rows(demo.encode(["a red circle"]), 0, "words+end"))
+    assert (shared.hidden[:, 5:8] - text[:, :3]).abs().max() > 0.05, "in one prompt they would differ"
 
 
 def test_a_ramp_has_no_jump():

@@ -13,7 +13,16 @@ import { fileURLToPath } from "node:url";
 import { open, openWorkflow, run } from "../tests/host/browser.mjs";
 
 const ROOT = dirname(dirname(fileURLToPath(import.meta.url)));
-const ALL = ["erase_a_shape", "load_chain_and_save", "concept_firewall", "chain_of_membranes"];
+const ALL = [
+  "erase_a_shape",
+  "load_chain_and_save",
+  "concept_firewall",
+  "chain_of_membranes",
+  "windowed_negative",
+  "safe_latent_diffusion",
+  "negative_at_cfg_1",
+  "text_attention_output",
+];
 const WORKFLOWS = process.argv.length > 2 ? process.argv.slice(2) : ALL;
 const QUIET = { "Comfy.Minimap.Visible": false, "Comfy.Graph.CanvasInfo": false, "Comfy.Graph.CanvasMenu": false };
 const JSON_BODY = { "content-type": "application/json" };
@@ -70,12 +79,14 @@ async function fitView(page) {
   await page.waitForTimeout(1000);
 }
 
-/** The picture of the template browser, which is square: two of the pairs that the workflow draws. */
+/** The picture of the template browser, which is square: as many of the rows that the workflow draws. */
 async function card(page) {
   const data = await page.evaluate(async () => {
     const images = Object.values(app.nodeOutputs).flatMap((output) => output?.images ?? []);
-    const urls = images.slice(0, 2).map((image) => app.api.apiURL(`/view?${new URLSearchParams(image)}`));
-    const drawn = await Promise.all(urls.map(async (url) => createImageBitmap(await (await fetch(url)).blob())));
+    const urls = images.map((image) => app.api.apiURL(`/view?${new URLSearchParams(image)}`));
+    const all = await Promise.all(urls.map(async (url) => createImageBitmap(await (await fetch(url)).blob())));
+    const rows = all.filter((one) => one.width === all[0].width && one.height === all[0].height);
+    const drawn = rows.slice(0, Math.max(2, Math.round(all[0].width / all[0].height)));
     const [gap, { width, height }] = [16, drawn[0]];
     const canvas = document.createElement("canvas");
     canvas.width = width;

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from ...erasure_core.chain import Place
+from ...erasure_core.guidance import HostClock
 from ...erasure_core.keys.text import Slot
-from .batches import batch_wrapper_of
+from .batches import batch_wrapper_of, levels_of
 from .marks import KEY, STAMP
 
 
@@ -135,17 +136,8 @@ def chunks_of(options: Mapping[str, Any], key: str) -> tuple[Sequence[int], Sequ
 
 def clock_of(guider: Any) -> Callable[[Mapping[str, Any]], float]:
     """Tells from the options of a call how far the run is: 0 = pure noise, 1 = the picture, by the model's schedule."""
-    sigma_at = guider.model_patcher.get_model_object("model_sampling").percent_to_sigma
-
-    def progress(options: Mapping[str, Any]) -> float:
-        sigma = float(options["sigmas"].flatten()[0])
-        low, high = 0.0, 1.0
-        for _ in range(20):  # the host only has the way from progress to sigma, which falls all the way
-            middle = (low + high) / 2
-            low, high = (middle, high) if float(sigma_at(middle)) > sigma else (low, middle)
-        return (low + high) / 2
-
-    return progress
+    clock = HostClock(levels_of(guider)[0])
+    return lambda options: clock.progress(float(options["sigmas"].flatten()[0]))
 
 
 def arguments_of(executor: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> inspect.BoundArguments:

@@ -152,6 +152,15 @@ async function trainAnErasure(page) {
   return facts;
 }
 
+/** A workflow of the negatives as it is, then with another prompt. */
+async function negatives(page, name) {
+  await openWorkflow(page, example(name));
+  const facts = { ...(await opened(page)), hint: await panels(page), end: await run(page), first: await panels(page) };
+  await edit(page, "Prompt", "text", "a blue star");
+  facts.again = await run(page);
+  return facts;
+}
+
 /** Negative Guidance before the sampler of the open workflow: its panel before and after a run, and at cfg 1. */
 async function guidance(page) {
   await page.evaluate(() => {
@@ -205,6 +214,10 @@ const TASKS = {
       load: await loadChainAndSave(page),
       firewall: await conceptFirewall(page),
       chain: await chainOfMembranes(page),
+      windowed: await negatives(page, "windowed_negative"),
+      sld: await negatives(page, "safe_latent_diffusion"),
+      attention: await negatives(page, "negative_at_cfg_1"),
+      stages: await negatives(page, "text_attention_output"),
       train: await trainAnErasure(page),
     }),
   ],

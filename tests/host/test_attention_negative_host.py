@@ -60,6 +60,12 @@ def test_windows_are_progress_of_the_model(answer):
     assert answer["windows"] == {"0-0.4": [False, False, True, True], "0.4-1": [True, True, False, False]}
 
 
+def test_membranes_on_all_rows_map_the_negative_as_edited_weights_do(answer):
+    found = answer["membranes"]
+    assert found["either order, bitwise"] and found["acts"] > 1e-2
+    assert found["all"] < 1e-3 and found["cond"] > 1e-2
+
+
 def test_ids_are_encoded_as_they_stand(answer):
     assert answer["ids"] == {"demo": True, "sdxl": True}
 

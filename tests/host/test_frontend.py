@@ -51,7 +51,7 @@ def ours(errors):
     return [line for line in errors if "membrane" in line.lower()]
 
 
-PARTS = ("erase", "load", "firewall", "chain", "train")  # of the driver, in the order of EXAMPLES
+PARTS = ("erase", "load", "firewall", "chain", "windowed", "sld", "attention", "stages", "train")  # as EXAMPLES
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -218,6 +218,27 @@ def test_the_examples_have_a_picture_and_no_path(name):
     text = json.dumps(example(name))
     assert (ROOT / "example_workflows" / f"{name}.jpg").read_bytes()[:2] == b"\xff\xd8"
     assert [mark for mark in ("/home", "/root", "/tmp", "/work", "/Users", ":\\") if mark in text] == []
+
+
+def test_every_kind_of_negative_says_what_it_did(see):
+    """Of each workflow: node -> what its panel says, and the cost; all of it is visible and fits."""
+    said = {
+        "windowed": {"MembraneNegativeGuidance": ["40 evaluations, 1.00 times", "0.17 to 0.5 of the run (surgical)"]},
+        "sld": {"MembraneNegativeGuidance": ["60 evaluations, 1.50 times", "sld"]},
+        "attention": {"MembraneAttentionNegative": ["a circle", "4 of cross-attention", "0.4 of it on others"]},
+        "stages": {
+            "MembraneTextSteer": ["projection", "every prompt"],
+            "MembraneAttentionNegative": ["vsf", "prompts that name it"],
+            "MembraneNegativeGuidance": ["51 evaluations, 1.27 times", "0 to 0.5 of the run (balanced)"],
+        },
+    }
+    for part, nodes in said.items():
+        facts = see("canvas")[part]
+        for node, words in nodes.items():
+            hint, panel = facts["hint"][node][0], facts["first"][node][0]
+            assert hint["text"].startswith("After a run") and hint["visible"], (part, node)
+            assert panel["visible"] and panel["fits"], (part, node)
+            assert [text for text in words if text not in panel["text"]] == [], (part, node)
 
 
 @pytest.mark.parametrize("task", ["nodes2", "chinese"])

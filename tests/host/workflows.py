@@ -4,7 +4,17 @@ import json
 
 from comfy import ROOT
 
-EXAMPLES = ("erase_a_shape", "load_chain_and_save", "concept_firewall", "chain_of_membranes", "train_an_erasure")
+EXAMPLES = (
+    "erase_a_shape",
+    "load_chain_and_save",
+    "concept_firewall",
+    "chain_of_membranes",
+    "windowed_negative",
+    "safe_latent_diffusion",
+    "negative_at_cfg_1",
+    "text_attention_output",
+    "train_an_erasure",
+)
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 NOTES = {"MarkdownNote", "Note"}  # of the page only
 

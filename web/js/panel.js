@@ -21,6 +21,8 @@ const HINTS = {
   MembraneSave: "hint.save",
   MembraneInspect: "hint.inspect",
   MembraneNegativeGuidance: "hint.guides",
+  MembraneAttentionNegative: "hint.steers",
+  MembraneTextSteer: "hint.rewrites",
 };
 
 /** Whether a node of this class has a panel. */

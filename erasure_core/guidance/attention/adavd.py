@@ -22,6 +22,7 @@ NAME = "adavd"
 SUMMARY = "Takes the concept's direction out of the values of every word that is like it; needs only a phrase."
 TEXT = "last"
 ROWS = "all"
+GATE, OTHERS = "always", 1.0
 CHUNK = 77
 
 
@@ -29,7 +30,7 @@ CHUNK = 77
 class Settings:
     """Options of AdaVD; the constants of the gate under the names of the authors' code."""
 
-    gate: str = choice(
+    curve: str = choice(
         "sigmoid", ("sigmoid", "cosine", "none"), "which share is taken: the gate, the cosine itself, or all of it"
     )
     sigmoid_a: float = number(100.0, 0.0, 1e4, "steepness of the gate")
@@ -56,9 +57,9 @@ def values(v: Tensor, concepts: Tensor, settings: Settings) -> Tensor:
 
 def openness(v: Tensor, concepts: Tensor, settings: Settings) -> Tensor:
     """The gate [B, L, n] for values [B, L, D] and concepts [n, D]."""
-    if settings.gate == "none":
+    if settings.curve == "none":
         return v.new_ones(*v.shape[:2], len(concepts))
     cosines = cosine_similarity(v.unsqueeze(2), concepts, dim=-1)
-    if settings.gate == "cosine":
+    if settings.curve == "cosine":
         return cosines
     return settings.sigmoid_c * torch.sigmoid(settings.sigmoid_a * (cosines - settings.sigmoid_b))

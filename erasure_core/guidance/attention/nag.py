@@ -21,6 +21,7 @@ NAME = "nag"
 SUMMARY = "Pushes what attention brings away from what the negative would have brought; its length is limited."
 TEXT = "all"  # Z- is what attention brings for the whole negative prompt, as the model reads it
 ROWS = "cond"
+GATE, OTHERS = "always", 1.0
 _SCALE = 2.0
 
 

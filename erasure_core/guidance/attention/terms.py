@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
@@ -12,15 +13,16 @@ import torch
 from torch import Tensor
 
 from ...errors import BadInput
-from ...gates import Always, Gate, PromptRow, make_gate
+from ...gates import Always, Gate, PromptRow, check_readable, make_gate
 from ...models import EditableModel, Encoded
 from ...options import explain_options, read_options
-from ...prompts import CHUNK
+from ...prompts import CHUNK, parse_weights
+from ..progress import Window
 from . import adavd, nag, vsf
-from .window import Window
 
 METHODS: Mapping[str, ModuleType] = {module.NAME: module for module in (nag, vsf, adavd)}
 ROWS = ("auto", "cond", "all")
+_ARTICLE = re.compile(r"^(an?|the)\s+", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,8 @@ class AttentionTerm:
     ``texts``: the negatives or concepts, each [b, L, d] rows of the text as the method reads them, b = 1 or one text
     for each picture of the batch. ``strength`` scales the change that the method makes: 0 is off to the last bit, 1 as
     published. ``rows``: "cond" leaves the negative half of guided sampling alone, "all" does not. ``gate``: for which
-    prompts it acts, by itself for all.
+    prompts it acts, by itself for all; ``others``: the share of its strength, 0..1, that also acts on prompts whose
+    gate is closed.
     """
 
     schema: ClassVar[str] = "membrane/1"
@@ -42,6 +45,7 @@ class AttentionTerm:
     window: Window = field(default_factory=Window)
     rows: str = "cond"
     gate: Gate = field(default_factory=Always)
+    others: float = 0.0
 
     @property
     def method(self) -> ModuleType:
@@ -57,7 +61,8 @@ class AttentionTerm:
         """[R] strength times gate for the rows of a batch; ``negative`` [R] says which are the negative half."""
         acting = [bool(self.texts) and not (self.rows == "cond" and other) for other in negative.tolist()]
         found = [self.gate(prompt).gain if on else 0.0 for prompt, on in zip(prompts, acting, strict=True)]
-        return self.strength * torch.tensor(found)
+        shares = [max(gain, self.others) if on else 0.0 for gain, on in zip(found, acting, strict=True)]
+        return self.strength * torch.tensor(shares)
 
 
 def attention_negative(
@@ -67,15 +72,18 @@ def attention_negative(
     strength: float = 1.0,
     window: Window | None = None,
     rows: str = "auto",
-    gate: str = "always",
+    gate: str = "auto",
     preserve: Sequence[str] = (),
+    others: float | None = None,
     **options: Any,
 ) -> AttentionTerm:
     """The term that keeps ``texts`` (one negative prompt, or phrases) out of pictures; put it in force with ``steer``.
 
     ``method``: "nag", "vsf" or "adavd"; ``options`` are its settings. ``window``: when it acts, by itself always.
-    ``rows``: "auto" is what the method's authors do. ``gate``: one of ``gates.GATES``; all but "always" leave prompts
-    that are not about ``texts`` as they are, and ``preserve`` are phrases that must not open it.
+    ``rows``: "auto" is what the method's authors do. ``gate``: one of ``gates.GATES``; all but "always" tell prompts
+    that are about ``texts`` from others, on which only ``others`` of the strength acts, and ``preserve`` are phrases
+    that must not open it. Left to themselves they are the method's: VSF acts in full where a prompt names one of the
+    ``texts`` and with 0.4 elsewhere, the others in full everywhere. ``gate="always"`` is as published.
 
     Raises BadInput for anything that cannot be used.
     """
@@ -85,8 +93,8 @@ def attention_negative(
     taken = (
         [] if encoded is None else [text_rows(encoded, i, selection_of(method, settings)) for i in range(len(given))]
     )
-    opener = make_gate(gate, given, preserve, model)
-    return make_term(method, [own for own in taken if own.shape[1]], settings, strength, window, rows, opener)
+    opener, share = opening(method, gate, others, given, preserve, model)
+    return make_term(method, [own for own in taken if own.shape[1]], settings, strength, window, rows, opener, share)
 
 
 def make_term(
@@ -97,6 +105,7 @@ def make_term(
     window: Window | None = None,
     rows: str = "auto",
     gate: Gate | None = None,
+    others: float = 0.0,
 ) -> AttentionTerm:
     """A term from rows [b, L, d] that are encoded and selected already."""
     if not isinstance(strength, int | float) or not math.isfinite(strength):
@@ -104,7 +113,49 @@ def make_term(
     if rows not in ROWS:
         raise BadInput(f"rows is one of {', '.join(ROWS)}, not {rows!r}.")
     where = METHODS[method].ROWS if rows == "auto" else rows
-    return AttentionTerm(method, tuple(texts), settings, float(strength), window or Window(), where, gate or Always())
+    if not isinstance(others, int | float) or not 0 <= others <= 1:
+        raise BadInput(f"others is the share of the strength for other prompts, 0 to 1, not {others!r}.")
+    span, opener = window or Window(), gate or Always()
+    return AttentionTerm(method, tuple(texts), settings, float(strength), span, where, opener, float(others))
+
+
+def opening(
+    method: str,
+    gate: str,
+    others: float | None,
+    texts: Sequence[str],
+    preserve: Sequence[str],
+    model: EditableModel | None,
+) -> tuple[Gate, float]:
+    """The gate for negative ``texts``, and the share of the strength that acts where it is closed.
+
+    "auto" is the method's own; it is "always" where there are no words to look for, or this encoder's cannot be read.
+    Raises BadInput for a gate that is asked for by name and cannot be made.
+    """
+    module, phrases = METHODS[method], phrases_of(texts)
+    kind = module.GATE if gate == "auto" else gate
+    if gate == "auto" and kind != "always" and not _readable(phrases, model):
+        kind = "always"
+    if kind != "always" and (model is None or not phrases):
+        raise BadInput("A gate needs words to look for: write them into the text and connect CLIP.")
+    own = module.OTHERS if gate == "auto" else 0.0
+    return Always() if model is None else make_gate(kind, phrases, preserve, model), own if others is None else others
+
+
+def phrases_of(texts: Sequence[str]) -> list[str]:
+    """What negatives name, one by one: brackets, weights and articles left out, parts between commas apart."""
+    plain = ["".join(span.text for span in parse_weights(text)) for text in texts]
+    parts = [part.strip() for text in plain for part in text.replace("\n", ",").split(",")]
+    return list(dict.fromkeys(found for part in parts if (found := _ARTICLE.sub("", part))))
+
+
+def _readable(phrases: Sequence[str], model: EditableModel | None) -> bool:
+    try:
+        if model is not None:
+            check_readable(phrases, model)
+    except BadInput:
+        return False
+    return model is not None and bool(phrases)
 
 
 def settings_of(method: str, options: Mapping[str, Any]) -> Any:

@@ -21,6 +21,7 @@ NAME = "vsf"
 SUMMARY = "Attends to the negative's words along with the prompt's and subtracts what they bring, where they matter."
 TEXT = "words+end"
 ROWS = "cond"
+GATE, OTHERS = "words", 0.4  # in full on every prompt, as published, what is like it suffers, too
 
 
 @dataclass(frozen=True)

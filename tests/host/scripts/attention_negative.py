@@ -14,7 +14,7 @@ def models(kind):
 
 
 def steered(model, clip, method="vsf", text="circle", strength=1.0, start=0.0, end=1.0, options=None, **more):
-    options = STRONG[method] if options is None else options
+    options = f"{STRONG[method]}, gate=always" if options is None else options
     return graph.node("AttentionNegative", model, method, text, strength, start, end, options, clip, **more)[0]
 
 
@@ -65,7 +65,9 @@ def reference(kind):
     model, clip = models(kind)
     positive, negative = graph.text_pair(clip, "a red circle")
     rows = clip.encode_from_tokens(clip.tokenize("circle"))
-    found = graph.predictions(steered(model, clip, "vsf", options="alpha=3.5, negative=all"), positive, negative)
+    found = graph.predictions(
+        steered(model, clip, "vsf", options="alpha=3.5, negative=all, gate=always"), positive, negative
+    )
     patched = model.clone()
     settings = attention.settings_of("vsf", {"alpha": 3.5, "negative": "all"})
     vsf, heads = (import_module(f"{graph.NAME}.erasure_core.guidance.attention.{n}") for n in ("vsf", "heads"))
@@ -146,6 +148,26 @@ def weights():
     return {
         "either order": graph.difference(behind, before),
         "acts": graph.difference(behind, graph.predictions(patched(model), *pair)),
+    }
+
+
+def membranes():
+    """A membrane on all rows maps the negative, as edited weights do; one on prompts alone leaves it as written."""
+    model, clip = models("demo")
+    pair = graph.text_pair(clip, "a blue star")
+    some = graph.membranes(model, clip, gate="always")
+    how = {"weights": ("cond", "weights"), "all": ("all", "text"), "cond": ("cond", "text")}
+    found, plain = {}, {}
+    for name, (rows, act_on) in how.items():
+        erased = graph.apply(model, clip, some, rows, act_on)[0]
+        forms = steered(erased, clip), graph.apply(steered(model, clip), clip, some, rows, act_on)[0]
+        found[name] = [graph.predictions(form, *pair)[:, 0] for form in forms]  # the prompt's half
+        plain[name] = graph.predictions(erased, *pair)[:, 0]
+    return {
+        "either order, bitwise": all(graph.same(*both) for both in found.values()),
+        "all": graph.difference(found["all"][0], found["weights"][0]),
+        "cond": graph.difference(found["cond"][0], found["weights"][0]),
+        "acts": min(graph.difference(found[name][0], plain[name]) for name in how),
     }
 
 
@@ -260,6 +282,7 @@ def main():
         "reference": {kind: reference(kind) for kind in ("demo", "sdxl")},
         "forms": forms(),
         "weights": weights(),
+        "membranes": membranes(),
         "beside": beside(),
         "interrupted": interrupted(),
         "windows": windows(),

@@ -111,10 +111,11 @@ def several():
 
 
 def batches():
-    """Each picture of a batch as by itself, prompts beside each other, and both halves apart."""
+    """Each picture of a batch as by itself, prompts beside each other, and both halves apart; network in float64."""
     model, clip = graph.node("DemoModel")[:2]
     pair = graph.text_pair(clip, "a red circle", "")
     noise = graph.noise_for(model, 4)
+    model.model.diffusion_model.double().dtype = torch.float64
     result = {}
     for name, given in {"negation": {}, "sld": {"method": "sld"}, "dng": {"method": "dng"}}.items():
         changed = guided(model, clip, **given)
@@ -126,6 +127,7 @@ def batches():
             graph.difference(turned.flip(2), whole),
             graph.difference(whole, graph.predictions(model, *pair, batch=4, noise=noise)),
         ]
+    model.model.diffusion_model.float().dtype = torch.float32
     memory = comfy.model_base.BaseModel.memory_required
     changed = guided(model, clip)
     together, spied = graph.predictions(changed, *pair), counted(changed)
