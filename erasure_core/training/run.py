@@ -174,7 +174,8 @@ class Job:
         if settings.form == "weights":
             return whole(shapes, layers)
         slope = KAIMING.get(self.module.NAME, KAIMING["lora"])
-        return low_rank(shapes, layers, settings.rank, settings.alpha, slope, generator(settings.seed, 0, "start"))
+        ordered = sorted(layers)  # pipelines and hosts list them differently; the start is to be the same
+        return low_rank(shapes, ordered, settings.rank, settings.alpha, slope, generator(settings.seed, 0, "start"))
 
     @property
     def grid(self) -> Grid:

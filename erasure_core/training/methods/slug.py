@@ -219,11 +219,11 @@ def searched(
     unit = float(torch.tensor(norms)[:, 0].norm() / torch.tensor(norms)[:, 1].norm())
     low, high, size = 0.0, 0.0, settings.first * unit
     for tried in range(1, settings.search + 1):
-        near, _, closer = cosines(size)
+        near, others, closer = cosines(size)
         if callbacks.report is not None:
             cosine = float(near.mean())
             callbacks.report(Report(tried, settings.search, cosine, cosine, 0.0, None))
-        if bool((closer >= settings.top).all()):
+        if bool((closer >= min(settings.top, len(others))).all()):
             high = size
         else:
             low = size
