@@ -22,6 +22,7 @@ const ALL = [
   "safe_latent_diffusion",
   "negative_at_cfg_1",
   "text_attention_output",
+  "train_an_erasure",
 ];
 const WORKFLOWS = process.argv.length > 2 ? process.argv.slice(2) : ALL;
 const QUIET = { "Comfy.Minimap.Visible": false, "Comfy.Graph.CanvasInfo": false, "Comfy.Graph.CanvasMenu": false };
