@@ -46,7 +46,7 @@ class Train:
                     list(PRESETS),
                     {
                         "default": "balanced",
-                        "tooltip": "How long: fast = a quarter of the method's usual steps, balanced = all of them, "
+                        "tooltip": "How long: fast = two fifths of the method's usual steps, balanced = all of them, "
                         "thorough = three times as many.",
                     },
                 ),

@@ -332,7 +332,7 @@ def test_presets_multiply_the_usual_steps(demo):
         p: Job(demo, parse_concepts(CONCEPT), "spm", p, (), None, {}).settings.steps
         for p in ("fast", "balanced", "thorough")
     }
-    assert steps["fast"] * 4 == steps["balanced"] and steps["thorough"] == 3 * steps["balanced"]
+    assert steps["fast"] * 5 == 2 * steps["balanced"] and steps["thorough"] == 3 * steps["balanced"]
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))

@@ -86,7 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--preset",
         default="balanced",
         choices=("fast", "balanced", "thorough"),
-        help="how long: a quarter of the method's usual steps, all, or three times as many",
+        help="how long: two fifths of the method's usual steps, all, or three times as many",
     )
     parser.add_argument("--steps", type=int, help="updates, in place of the preset's")
     parser.add_argument("--rank", type=int, help="rank of the pairs of matrices (default: the method's)")

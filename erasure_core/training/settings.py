@@ -8,7 +8,7 @@ from ..errors import BadInput
 from ..options import choice, flag, number, text
 from .scopes import SCOPES, explain_scopes
 
-PRESETS = {"fast": 0.25, "balanced": 1.0, "thorough": 3.0}
+PRESETS = {"fast": 0.4, "balanced": 1.0, "thorough": 3.0}
 """How many of a method's usual steps are made."""
 
 

@@ -146,7 +146,7 @@ async function chainOfMembranes(page) {
 async function trainAnErasure(page) {
   await openWorkflow(page, example("train_an_erasure"));
   const facts = { ...(await opened(page)), hint: await panels(page), end: await run(page), first: await panels(page) };
-  await edit(page, "Prompt", "text", "a blue star");
+  await edit(page, "Prompt", "text", "a blue circle");
   facts.again = await run(page);
   facts.second = await panels(page);
   return facts;

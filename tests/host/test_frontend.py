@@ -119,8 +119,8 @@ def test_training_shows_what_it_changed_and_is_not_done_again_for_another_prompt
     facts = see("canvas")["train"]
     (hint,), (panel,), (other,) = (facts[when]["MembraneTrain"] for when in ("hint", "first", "second"))
     assert hint["text"].startswith("After a run") and "48 of 48" in panel["text"] and "calibrated" in panel["text"]
-    assert (panel["prompts"], panel["numbers"]) == (["a red circle"], ["1.00"])
-    assert (other["prompts"], other["numbers"]) == (["a blue star"], ["0"])
+    assert (panel["prompts"], panel["numbers"]) == (["a red star"], ["1.00"])
+    assert (other["prompts"], other["numbers"]) == (["a blue circle"], ["0"])
 
 
 def test_loading_keeps_what_identifies_the_file_in_the_workflow(see):
