@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import BadInput
 from .console import say
-from .shared import add_file_form, add_model, check_free, dtype, load_model, read_concepts
+from .shared import add_concepts, add_explain, add_file_form, add_model, check_free, dtype, load_model, read_concepts
 
 NAME = "erase"
 HELP = "make a membrane: the file that erases concepts"
@@ -33,34 +33,9 @@ the settings of a method, and why its defaults are what they are:
 """
 
 
-class Explain(argparse.Action):
-    """Prints what there is to know about a method, and ends."""
-
-    def __call__(
-        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
-    ) -> None:
-        """``values`` is the method's name."""
-        from ..closed_form import explain
-
-        try:
-            say(explain(values))
-        except BadInput as error:
-            parser.error(str(error))
-        parser.exit()
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument(
-        "--concepts",
-        action="append",
-        default=[],
-        metavar="TEXT|@FILE",
-        help="what to erase, or a file with it after an @ (@- reads a pipe); may be given again",
-    )
-    parser.add_argument(
-        "--preserve", action="append", default=[], metavar="PHRASE", help="must stay; may be given again"
-    )
+    add_concepts(parser)
     parser.add_argument("--preset", metavar="NAME|FILE", help="method, settings and phrases of a usual job")
     parser.add_argument("--kind", help="kind of the concepts that name none (default object, or the preset's)")
     add_model(parser)
@@ -68,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--option", action="append", default=[], metavar="NAME=VALUE", help="setting of the method; may be given again"
     )
-    parser.add_argument("--explain", action=Explain, metavar="METHOD", help="say all about a method and its settings")
+    add_explain(parser, "closed_form")
     parser.add_argument("--parity", action="store_true", help="the published defaults and quirks instead of ours")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the .safetensors file to write")
     add_file_form(parser)

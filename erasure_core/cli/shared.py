@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import sys
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import BadInput, CannotWrite
-from .console import Progress
+from .console import Progress, say
 
 if TYPE_CHECKING:
     import torch
@@ -19,6 +20,36 @@ if TYPE_CHECKING:
 
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 NEEDED = {"diffusers": "diffusers", "transformers": "transformers"}
+
+
+def add_concepts(parser: argparse.ArgumentParser) -> None:
+    """``--concepts`` and ``--preserve``."""
+    parser.add_argument(
+        "--concepts",
+        action="append",
+        default=[],
+        metavar="TEXT|@FILE",
+        help="what to erase, or a file with it after an @ (@- reads a pipe); may be given again",
+    )
+    parser.add_argument(
+        "--preserve", action="append", default=[], metavar="PHRASE", help="must stay; may be given again"
+    )
+
+
+def add_explain(parser: argparse.ArgumentParser, package: str) -> None:
+    """``--explain``: print what ``explain`` of a package of methods says of one, and end."""
+
+    class Explain(argparse.Action):
+        def __call__(
+            self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+        ) -> None:
+            try:
+                say(import_module(f"..{package}", __package__).explain(values))
+            except BadInput as error:
+                parser.error(str(error))
+            parser.exit()
+
+    parser.add_argument("--explain", action=Explain, metavar="METHOD", help="say all about a method and its settings")
 
 
 def add_model(parser: argparse.ArgumentParser, help: str = "the model") -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import BadInput
 from .console import Progress, complain, say
-from .shared import add_file_form, add_model, check_free, dtype, load_model, read_concepts
+from .shared import add_concepts, add_explain, add_file_form, add_model, check_free, dtype, load_model, read_concepts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,34 +38,9 @@ what a method is for, and its settings:
 """
 
 
-class Explain(argparse.Action):
-    """Prints what there is to know about a method, and ends."""
-
-    def __call__(
-        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
-    ) -> None:
-        """``values`` is the method's name."""
-        from ..training import explain
-
-        try:
-            say(explain(values))
-        except BadInput as error:
-            parser.error(str(error))
-        parser.exit()
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument(
-        "--concepts",
-        action="append",
-        default=[],
-        metavar="TEXT|@FILE",
-        help="what to erase, or a file with it after an @ (@- reads a pipe); may be given again",
-    )
-    parser.add_argument(
-        "--preserve", action="append", default=[], metavar="PHRASE", help="must stay; may be given again"
-    )
+    add_concepts(parser)
     parser.add_argument("--kind", default="object", help="kind of the concepts that name none (default object)")
     add_model(parser)
     parser.add_argument("--method", help="how to train it (default spm, or what the configuration says)")
@@ -94,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--option", action="append", default=[], metavar="NAME=VALUE", help="setting of the method; may be given again"
     )
-    parser.add_argument("--explain", action=Explain, metavar="METHOD", help="say all about a method and its settings")
+    add_explain(parser, "training")
     parser.add_argument("--previews", type=Path, metavar="DIR", help="pictures of the concept and a neighbour go here")
     parser.add_argument("--every", type=int, default=50, metavar="N", help="updates between two previews (default 50)")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the .safetensors file to write")
