@@ -37,7 +37,7 @@ from erasure_core.showcase import demo_concept
 from erasure_core.training import METHODS
 
 CONCEPTS = {"star": "heart", "circle": "square", "red": "blue", "striped": "outlined"}
-SIZE = DemoSize(direct=16, synonym=0, misspelt=24, implied=0, neighbour=14, unrelated=48)
+SIZE = DemoSize(direct=16, synonym=16, misspelt=24, implied=0, neighbour=14, unrelated=48)
 RESULTS = ROOT / "benchmarks" / "results" / "training.json"
 TOGETHER = "spm, four in one list"
 

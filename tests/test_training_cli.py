@@ -13,6 +13,12 @@ from erasure_core import load
 from erasure_core.cli import main
 
 ROOT = Path(__file__).resolve().parent.parent
+LISTENING = """
+import signal, sys
+from erasure_core.cli import main
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background has its children ignore it
+sys.exit(main(sys.argv[1:]))
+"""
 SHORT = ["--steps", "2", "--option", "grid=4, draws=2"]
 
 
@@ -84,10 +90,11 @@ def test_ctrl_c_keeps_what_was_learned_and_the_same_command_goes_on(tmp_path, de
 
     def command(name):
         wanted = ["--concepts", "star -> heart", "--steps", "10", "--option", "grid=4, draws=2, lr=0.01"]
-        return [sys.executable, "-m", "erasure_core", "train", *wanted, "--out", str(files[name])]
+        return ["train", *wanted, "--out", str(files[name])]
 
     settings = {"cwd": ROOT, "env": {**os.environ, "OMP_NUM_THREADS": "1"}, "stderr": subprocess.PIPE, "bufsize": 0}
-    with subprocess.Popen(command("stopped"), stdout=subprocess.DEVNULL, **settings) as process:
+    started = [sys.executable, "-c", LISTENING, *command("stopped")]
+    with subprocess.Popen(started, stdout=subprocess.DEVNULL, **settings) as process:
         heard = b""
         while b"3/10" not in heard and process.poll() is None:
             heard += process.stderr.read(1)
@@ -98,7 +105,7 @@ def test_ctrl_c_keeps_what_was_learned_and_the_same_command_goes_on(tmp_path, de
     part = load(files["stopped"])
     assert 3 <= part.recipe["steps"] < 10 and any(bool(d.dense().any()) for d in part.weight_deltas.values())
     for name in files:
-        assert main(command(name)[3:]) == 0
+        assert main(command(name)) == 0
     one, other = (load(path) for path in files.values())
     assert one.recipe == other.recipe and one.recipe["steps"] == 10
     assert all(torch.equal(d.dense(), other.weight_deltas[n].dense()) for n, d in one.weight_deltas.items())
