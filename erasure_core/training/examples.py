@@ -25,12 +25,13 @@ class Example:
     """Texts by role; every one has a ``concept`` and an ``anchor``, which is empty where none is named.
 
     ``weight``: how often it is drawn, relative to the others. ``eta``: its own strength of guidance, where a method has
-    one, in place of the settings'; below 0 toward the concept instead of away.
+    one, in place of the settings'; below 0 toward the concept instead of away. ``kind``: of the concept.
     """
 
     texts: Mapping[str, str]
     weight: float = 1.0
     eta: float | None = None
+    kind: str = "object"
 
 
 def examples_of(concepts: ConceptSet, settings: Training) -> list[Example]:
@@ -39,6 +40,7 @@ def examples_of(concepts: ConceptSet, settings: Training) -> list[Example]:
         Example(
             {"concept": fill(template, phrase), "anchor": fill(template, concept.anchor) if concept.anchor else EMPTY},
             concept.weight / len(concept.phrases),
+            kind=concept.kind,
         )
         for concept in concepts
         for phrase in concept.phrases

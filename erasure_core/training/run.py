@@ -132,7 +132,7 @@ class Job:
         return {
             "method": self.module.NAME,
             "settings": asdict(self.settings),
-            "examples": [[dict(example.texts), example.weight, example.eta] for example in self.examples],
+            "examples": [[dict(example.texts), example.weight, example.eta, example.kind] for example in self.examples],
             "preserved": list(self.concepts.all_preserved),
             "model": self.model.identity,
         }

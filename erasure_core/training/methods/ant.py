@@ -38,7 +38,9 @@ class Settings(Training):
     """ANT's numbers."""
 
     steps: int = number(150, 1, 200_000, "updates of the adapter", whole=True)
-    eta: float | None = number(None, 0.0, 50.0, "how far beyond the empty prompt, 1, or beyond the anchor, 0.2")
+    eta: float | None = number(
+        None, 0.0, 50.0, "how far beyond the empty prompt, 1, or beyond the anchor, 0.2, for styles 0.5"
+    )
     split: float = number(0.14, 0.0, 1.0, "share of the trajectory, from pure noise on, that stays as it is")
     alpha1: float = number(2.5, 0.0, 1e6, "how much the empty text counts late")
     alpha2: float = number(0.5, 0.0, 1e6, "how much the empty text counts early")

@@ -28,7 +28,9 @@ WHY = (
 class Settings(Training):
     """ESD's numbers."""
 
-    eta: float | None = number(None, 0.0, 50.0, "how far beyond the base; 1, or 0.2 where an anchor is named")
+    eta: float | None = number(
+        None, 0.0, 50.0, "how far beyond the base; 1, or where an anchor is named 0.2, for styles 0.5"
+    )
     lr: float = number(3e-3, 1e-8, 1.0, "learning rate of Adam")
     steps: int = number(120, 1, 200_000, "updates of the adapter", whole=True)
     word_anchors: int = number(2, 0, 64, "texts of the bank per latent that must stay", whole=True)

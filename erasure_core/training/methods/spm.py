@@ -26,7 +26,9 @@ WHY = (
 class Settings(Training):
     """SPM's numbers."""
 
-    eta: float | None = number(None, 0.0, 50.0, "how far beyond the anchor; 1, or 0.2 where one is named")
+    eta: float | None = number(
+        None, 0.0, 50.0, "how far beyond the anchor; 1, or where one is named 0.2, for styles 0.5"
+    )
     random_anchors: int = number(2, 0, 64, "texts of random directions per latent that must stay", whole=True)
     word_anchors: int = number(2, 0, 64, "texts of the bank per latent that must stay", whole=True)
     anchor_weight: float = number(20.0, 0.0, 1e6, "how much the anchors count")
