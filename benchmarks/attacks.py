@@ -12,7 +12,6 @@ Records go to benchmarks/results/attacks.json after every cell, so an interrupte
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -23,7 +22,9 @@ import torch
 from torch import Tensor
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+
+import records
 
 from erasure_core import Membrane, apply, erase
 from erasure_core.compression import output_metric
@@ -104,16 +105,14 @@ def main() -> int:
     torch.set_num_threads(1)
     model = load_demo()
     setting = {"model": model.fingerprint, "detector": load_detector().fingerprint}
-    stored = json.loads(options.out.read_text(encoding="utf-8")) if options.out.exists() else {}
-    records: dict[str, Any] = stored.get("records", {}) if stored.get("setting") == setting else {}
+    found = records.read(options.out, setting)
     for target in options.targets:
         for name, (erasure, wanted) in cells(model, target).items():
-            if name not in records:
+            if name not in found:
                 with apply(model, [] if erasure is None else Membrane(erasure, gate="always")):
-                    records[name] = shown(model, wanted)
-                content = json.dumps({"setting": setting, "records": records}, indent=1, sort_keys=True)
-                options.out.write_text(content + "\n", encoding="utf-8")
-            k, n = records[name]
+                    found[name] = shown(model, wanted)
+                records.write(options.out, setting, found)
+            k, n = found[name]
             low, high = wilson(k, n)
             print(f"{name:45} {k:4}/{n} = {100 * k / n:5.1f} % ({100 * low:.1f}-{100 * high:.1f})", flush=True)
     return 0

@@ -16,7 +16,6 @@ benchmarks/results/many.json, and --page writes them as a page.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +28,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
+import records
 from many_page import page
 from many_sheet import sheet
 
@@ -239,12 +239,6 @@ def _added(rates: Iterable[Mapping[str, Sequence[int]]]) -> dict[str, list[int]]
     return {side: [sum(rate[side][i] for rate in found) for i in (0, 1)] for side in ("before", "after")}
 
 
-def stored(path: Path, head: Mapping[str, str]) -> dict[str, Any]:
-    """Records of earlier runs of the same model and detector."""
-    content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return dict(content.get("records", {})) if content.get("setting") == head else {}
-
-
 def main() -> int:
     """Run what is missing, print the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -260,12 +254,11 @@ def main() -> int:
     model = load_demo()
     head = {"model": model.fingerprint, "detector": load_detector().fingerprint}
     for name in options.sets:
-        if name not in stored(options.out, head):
+        if name not in records.read(options.out, head):
             record, _ = measure(model, SETS[name], options.work)
-            records = {**stored(options.out, head), name: record}  # another run may have added its own meanwhile
-            content = json.dumps({"setting": head, "records": records}, indent=1, sort_keys=True, ensure_ascii=False)
-            write_bytes(options.out, f"{content}\n".encode())
-    text = page(stored(options.out, head))
+            # another run may have added its own meanwhile
+            records.write(options.out, head, {**records.read(options.out, head), name: record})
+    text = page(records.read(options.out, head))
     print(text)
     if options.page:
         write_bytes(options.page, text.encode())

@@ -12,7 +12,6 @@ every cell, so an interrupted run goes on.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,7 +21,9 @@ import torch
 from torch import Tensor
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+
+import records
 
 from erasure_core import Membrane, apply
 from erasure_core.checkpoint import bare_generator
@@ -126,13 +127,6 @@ def cells(model: Model, task: Task, erasure: Erasure | None, radius: float, know
             yield "attack", shown(model, with_rows(task.encoded, task.attacked(model, radius)), task.seeds, shapes)
 
 
-def stored(path: Path, setting: Mapping[str, Any]) -> dict[str, Any]:
-    """Records by arm, if they are of this setting."""
-    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    records: dict[str, Any] = found.get("records", {}) if found.get("setting") == setting else {}
-    return records
-
-
 def main() -> int:
     """Run what is missing, print everything."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -153,19 +147,18 @@ def main() -> int:
     setting = {"model": model.fingerprint, "detector": load_detector().fingerprint, "radius": options.radius}
     task = Task(model, TUNING if options.tuning else SEEDS)
     for name, arm in arms.items():
-        records = {} if options.tuning else stored(options.out, setting)
+        found = {} if options.tuning else records.read(options.out, setting)
         asked = [] if arm is None else [arm[0], {key: str(value) for key, value in arm[1].items()}]
-        if records.get(name, {}).get("arm") != asked:
-            records[name] = {"arm": asked, "cells": {}}
-        mine, erasure = records[name]["cells"], None
+        if found.get(name, {}).get("arm") != asked:
+            found[name] = {"arm": asked, "cells": {}}
+        mine, erasure = found[name]["cells"], None
         if arm is not None and len(mine) < 3:
             preserve = [shape for shape in SHAPES if shape != TARGET]
             erasure = train(model, f"{TARGET} -> {ANCHOR}", arm[0], preserve=preserve, **arm[1])  # type: ignore[arg-type]
         for cell, result in cells(model, task, erasure, options.radius, mine):
             mine[cell] = result
             if not options.tuning:  # another process may have measured another arm meanwhile
-                both = {"setting": setting, "records": {**stored(options.out, setting), name: records[name]}}
-                options.out.write_text(json.dumps(both, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+                records.write(options.out, setting, {**records.read(options.out, setting), name: found[name]})
         for cell, (k, n) in mine.items():
             low, high = wilson(k, n)
             print(

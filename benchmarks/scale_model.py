@@ -18,6 +18,7 @@ from torch import Tensor
 from erasure_core.demo.bundle import WEIGHTS
 from erasure_core.encoding import TextEncoder, encode_text
 from erasure_core.erasure import POOLED_WEIGHT
+from erasure_core.errors import BadInput
 from erasure_core.keys.families import FAMILIES
 from erasure_core.models import Encoded
 from erasure_core.prompts import CHUNK
@@ -77,7 +78,7 @@ class StandIn:
 
     def patch(self, actions: object, deltas: object, rows: str = "cond") -> None:
         """There is no denoiser to patch."""
-        raise NotImplementedError
+        raise BadInput("This model only times solvers: it has no denoiser to patch.")
 
 
 class _Rows:

@@ -12,7 +12,6 @@ is kept under --work, so an interrupted run goes on; records go to benchmarks/re
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Iterable, Mapping
@@ -26,6 +25,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
+import records
 from uce_demo import SIZE, draw, figures
 
 from erasure_core import METHODS, erase
@@ -72,7 +72,7 @@ def page(records: Mapping[str, Any]) -> str:
         partner = partner_of(concept)
         head = f"| {concept} -> {ANCHORS[concept]} | "
         if method == CONTROL:
-            lines.append(f"{head}*{method}* | | | | | {_kept(record[f'{partner} on target'])} | |")
+            lines.append(f"{head}*{method}* | | | | | {kept(record[f'{partner} on target'])} | |")
             continue
         k, n = record["target"]["after"]
         low, high = wilson(k, n)
@@ -81,16 +81,17 @@ def page(records: Mapping[str, Any]) -> str:
             method,
             f"{before[0]}/{before[1]}",
             f"{k}/{n} = {100 * k / n:.1f} % ({100 * low:.1f}-{100 * high:.1f})",
-            _kept(record["others"]),
-            _kept(record[f"{partner} on others"]),
-            _kept(record[f"{partner} on target"]),
+            kept(record["others"]),
+            kept(record[f"{partner} on others"]),
+            kept(record[f"{partner} on target"]),
             f"{record['seconds']:.2f}",
         ]
         lines.append(head + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
-def _kept(pair: Mapping[str, Any]) -> str:
+def kept(pair: Mapping[str, Any]) -> str:
+    """Correct pictures after, in percent of before."""
     return f"{100 * pair['after'][0] / max(1, pair['before'][0]):.0f} %"
 
 
@@ -171,27 +172,23 @@ def main() -> int:
     torch.set_num_threads(1)
     model = load_demo()
     head = {"model": model.fingerprint, "detector": load_detector().fingerprint}
-    stored = json.loads(options.out.read_text(encoding="utf-8")) if options.out.exists() else {}
-    records: dict[str, Any] = stored.get("records", {}) if stored.get("setting") == head else {}
+    found = records.read(options.out, head)
 
     def run(concepts: Iterable[str], methods: Iterable[str], size: DemoSize) -> None:
         for key in (f"{concept}: {method}" for concept, method in product(concepts, methods)):
-            if key not in records:
-                records[key] = record_of(model, key, size, options.work)
-                content = json.dumps(
-                    {"setting": head, "records": records}, indent=1, sort_keys=True, ensure_ascii=False
-                )
-                write_bytes(options.out, f"{content}\n".encode())
+            if key not in found:
+                found[key] = record_of(model, key, size, options.work)
+                records.write(options.out, head, found)
 
     if options.best_two:
         run(CONCEPTS, METHODS, SIZE)
-        run(options.concepts or OTHERS, best_two(records), NAMED)
+        run(options.concepts or OTHERS, best_two(found), NAMED)
         run(options.concepts or ANCHORS, [CONTROL], NAMED)
     else:
         run(options.concepts or CONCEPTS, options.methods or (*METHODS, CONTROL), SIZE)
-    print(page(records))
+    print(page(found))
     if options.page:
-        write_bytes(options.page, page(records).encode())
+        write_bytes(options.page, page(found).encode())
     return 0
 
 

@@ -26,6 +26,8 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
+import records
+from tables import kept, partner_of
 from uce_demo import figures
 
 from erasure_core import Membrane, load, save, train
@@ -110,7 +112,7 @@ def page(records: Mapping[str, Any]) -> str:
     ]
     for key, r in sorted(records.items()):
         concept, method = key.split(": ")
-        partner = "shape" if attribute_of(concept) == "colour" else "colour"
+        partner = partner_of(concept)
         k, n = r["target"]["after"]
         low, high = wilson(k, n)
         misspelt = "-"
@@ -123,18 +125,14 @@ def page(records: Mapping[str, Any]) -> str:
             "{}/{}".format(*r["target"]["before"]),
             f"{k}/{n} = {100 * k / n:.1f} % ({100 * low:.1f}-{100 * high:.1f})",
             misspelt,
-            _kept(r["others"]),
-            _kept(r[f"{partner} on others"]),
+            kept(r["others"]),
+            kept(r[f"{partner} on others"]),
             "-" if r.get("stability") is None else f"{r['stability']:.2f}",
             f"{r['minutes']:.1f}" if "minutes" in r else "-",
             f"{r['bytes'] / 1000:.0f} kB",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
-
-
-def _kept(pair: Mapping[str, Any]) -> str:
-    return f"{100 * pair['after'][0] / max(1, pair['before'][0]):.0f} %"
 
 
 def main() -> int:
@@ -150,18 +148,16 @@ def main() -> int:
     torch.set_num_threads(1)
     model = load_demo()
     head = {"model": model.fingerprint, "detector": load_detector().fingerprint}
-    stored = json.loads(options.out.read_text(encoding="utf-8")) if options.out.exists() else {}
-    records: dict[str, Any] = stored.get("records", {}) if stored.get("setting") == head else {}
+    found = records.read(options.out, head)
     for method, concept in product([TOGETHER] if options.together else options.methods, options.concepts):
         key = f"{concept}: {method}"
-        if key not in records:
-            records[key] = record_of(model, concept, method, options.work)
-            content = json.dumps({"setting": head, "records": records}, indent=1, sort_keys=True, ensure_ascii=False)
-            write_bytes(options.out, f"{content}\n".encode())
-            print(page({key: records[key]}).splitlines()[-1], flush=True)
-    print(page(records))
+        if key not in found:
+            found[key] = record_of(model, concept, method, options.work)
+            records.write(options.out, head, found)
+            print(page({key: found[key]}).splitlines()[-1], flush=True)
+    print(page(found))
     if options.page:
-        write_bytes(options.page, page(records).encode())
+        write_bytes(options.page, page(found).encode())
     return 0
 
 

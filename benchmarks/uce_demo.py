@@ -8,7 +8,6 @@ is finished is kept under --work; records go to benchmarks/results/uce_demo.json
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -19,7 +18,9 @@ import torch
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+
+import records
 
 from erasure_core import Membrane, erase
 from erasure_core.demo.detector import load_detector
@@ -121,15 +122,13 @@ def main() -> int:
     size = replace(SIZE, direct=options.draws)
     torch.set_num_threads(1)
     model = load_demo()
-    records: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for config in options.configs:
         for shape in options.shapes:
-            records[f"{shape}: {config}"] = figures(*measure(model, shape, config, options.work, size))
-            options.out.parent.mkdir(parents=True, exist_ok=True)
+            found[f"{shape}: {config}"] = figures(*measure(model, shape, config, options.work, size))
             head = {"model": model.fingerprint, "detector": load_detector().fingerprint, "seeds": "of the groups"}
-            content = json.dumps({"setting": head, "records": records}, indent=1, sort_keys=True, ensure_ascii=False)
-            options.out.write_text(content + "\n", encoding="utf-8")
-    print(table(records))
+            records.write(options.out, head, found)
+    print(table(found))
     return 0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .common import model_input, refusal
+from .common import amount_input, model_input, options_input, refusal
 
 METHODS = ["vsf", "nag", "adavd"]
 
@@ -47,17 +47,8 @@ class AttentionNegative:
                         "tooltip": "What to avoid, one phrase a line; needs CLIP. Empty = only the connected negative.",
                     },
                 ),
-                "strength": (
-                    "FLOAT",
-                    {
-                        "default": 1.0,
-                        "min": 0.0,
-                        "max": 10.0,
-                        "step": 0.05,
-                        "round": 0.001,
-                        "tooltip": "How much of the method's change is made, 0 to 10: 0 = off, to the last bit; "
-                        "1 = as published.",
-                    },
+                "strength": amount_input(
+                    "How much of the method's change is made, 0 to 10: 0 = off, to the last bit; 1 = as published.",
                 ),
                 "start": (
                     "FLOAT",
@@ -81,13 +72,9 @@ class AttentionNegative:
                         "tooltip": "Until when it acts, 0 to 1: 1 = to the last step; not after start = off.",
                     },
                 ),
-                "options": (
-                    "STRING",
-                    {
-                        "default": "",
-                        "tooltip": "Settings of the method, as in: alpha=3.5, beta=0.1. Empty = our defaults. Also "
-                        "gate, others, rows and ramp. The help page has the table; a wrong one is named.",
-                    },
+                "options": options_input(
+                    "Settings of the method, as in: alpha=3.5, beta=0.1. Empty = our defaults. Also "
+                    "gate, others, rows and ramp. The help page has the table; a wrong one is named.",
                 ),
             },
             "optional": {

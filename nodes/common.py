@@ -39,6 +39,16 @@ def strength_input() -> tuple[str, dict[str, Any]]:
     )
 
 
+def amount_input(tip: str) -> tuple[str, dict[str, Any]]:
+    """How much of a change or a push is made."""
+    return ("FLOAT", {"default": 1.0, "min": 0.0, "max": 10.0, "step": 0.05, "round": 0.001, "tooltip": tip})
+
+
+def options_input(tip: str) -> tuple[str, dict[str, Any]]:
+    """Settings of the chosen method, on one line."""
+    return ("STRING", {"default": "", "tooltip": tip})
+
+
 def part_input(default: float, tip: str) -> tuple[str, dict[str, Any]]:
     """A moment of the sampling."""
     return ("FLOAT", {"default": default, "min": 0.0, "max": 1.0, "step": 0.01, "round": 0.001, "tooltip": tip})

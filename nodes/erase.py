@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .common import OUTPUTS, clip_input, model_input, refusal, strength_input
+from .common import OUTPUTS, clip_input, model_input, options_input, refusal, strength_input
 
 
 class Erase:
@@ -35,13 +35,9 @@ class Erase:
                     {"default": "uce", "tooltip": "How the erasure is solved. The help page compares the methods."},
                 ),
                 "strength": strength_input(),
-                "options": (
-                    "STRING",
-                    {
-                        "default": "",
-                        "tooltip": "Settings of the method, as in: lamb=0.1, expand_prompts=no. Empty = our defaults; "
-                        "parity=yes = the published ones. The help page has the table; a wrong one is named.",
-                    },
+                "options": options_input(
+                    "Settings of the method, as in: lamb=0.1, expand_prompts=no. Empty = our defaults; "
+                    "parity=yes = the published ones. The help page has the table; a wrong one is named.",
                 ),
             },
             "hidden": {"unique_id": "UNIQUE_ID"},

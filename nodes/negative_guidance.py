@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .common import clip_input, part_input
+from .common import amount_input, clip_input, options_input, part_input
 
 METHODS = ["negation", "negative", "sld", "sega", "perp_neg", "dng", "all_but_one"]
 WINDOWS = ["surgical", "balanced", "robust", "whole"]
@@ -53,16 +53,8 @@ class NegativeGuidance:
                         "picture leans to the concept. The help page compares all.",
                     },
                 ),
-                "strength": (
-                    "FLOAT",
-                    {
-                        "default": 1.0,
-                        "min": 0.0,
-                        "max": 10.0,
-                        "step": 0.05,
-                        "round": 0.001,
-                        "tooltip": "Multiplies the whole push, 0 to 10: 0 = off, to the last bit; 1 = as published.",
-                    },
+                "strength": amount_input(
+                    "Multiplies the whole push, 0 to 10: 0 = off, to the last bit; 1 = as published.",
                 ),
                 "mode": (
                     WINDOWS,
@@ -74,13 +66,9 @@ class NegativeGuidance:
                 ),
                 "start": part_input(0.0, "Cuts the mode's window, 0 to 1: nothing is done before this part."),
                 "end": part_input(1.0, "Cuts the mode's window, 0 to 1: nothing after it; not after start = off."),
-                "options": (
-                    "STRING",
-                    {
-                        "default": "",
-                        "tooltip": "Settings of the method, as in: w_n=5, limit=1. Empty = as published. Also "
-                        "sum_limit, for all these nodes together. The help page has the table; a wrong one is named.",
-                    },
+                "options": options_input(
+                    "Settings of the method, as in: w_n=5, limit=1. Empty = as published. Also "
+                    "sum_limit, for all these nodes together. The help page has the table; a wrong one is named.",
                 ),
             },
             "optional": {"concepts": ("CONCEPTS", {"tooltip": "More to avoid, from Concepts. Not connected = none."})},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .common import OUTPUTS, clip_input, model_input, refusal
+from .common import OUTPUTS, amount_input, clip_input, model_input, options_input, refusal
 
 METHODS = ["projection", "lancet", "safree"]
 
@@ -43,24 +43,12 @@ class TextSteer:
                         "much of the concept as is there, safree cleans the words that bring it.",
                     },
                 ),
-                "strength": (
-                    "FLOAT",
-                    {
-                        "default": 1.0,
-                        "min": 0.0,
-                        "max": 10.0,
-                        "step": 0.05,
-                        "round": 0.001,
-                        "tooltip": "How much of the change is made, 0 to 10: 0 = off, to the last bit; 1 = as meant.",
-                    },
+                "strength": amount_input(
+                    "How much of the change is made, 0 to 10: 0 = off, to the last bit; 1 = as meant.",
                 ),
-                "options": (
-                    "STRING",
-                    {
-                        "default": "",
-                        "tooltip": "Settings of the method, as in: rows=words, gate=always. Empty = our defaults. The "
-                        "help page has the table; a wrong one is named.",
-                    },
+                "options": options_input(
+                    "Settings of the method, as in: rows=words, gate=always. Empty = our defaults. The "
+                    "help page has the table; a wrong one is named.",
                 ),
             },
             "optional": {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .common import OUTPUTS, clip_input, model_input, refusal
+from .common import OUTPUTS, clip_input, model_input, options_input, refusal
 
 
 class Train:
@@ -66,13 +66,9 @@ class Train:
                         "of another training is never overwritten: the new one gets a number.",
                     },
                 ),
-                "options": (
-                    "STRING",
-                    {
-                        "default": "",
-                        "tooltip": "Settings of the method, as in: lr=5e-4, anchor_weight=20. Empty = its own. The "
-                        "help page has the tables; a wrong one is named.",
-                    },
+                "options": options_input(
+                    "Settings of the method, as in: lr=5e-4, anchor_weight=20. Empty = its own. The "
+                    "help page has the tables; a wrong one is named.",
                 ),
             },
             "optional": {
