@@ -160,6 +160,7 @@ def test_the_published_chain_squares_gains_and_mixes_files(inputs):
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 1e-3), (torch.bfloat16, 8e-3)])
 def test_half_precision_holds_factors_of_very_different_lengths(dtype, tolerance):
     """Solvers give tiny down and large up."""
+    torch.manual_seed(0)  # the layer's own numbers decide how its rounding falls
     layer = torch.nn.Linear(12, 20).to(dtype)
     x = seeded(2, 5, 12, seed=1).to(dtype)
     delta = WeightDelta("unet.l.weight", down=seeded(1, 12, seed=2) * 1e-7, up=seeded(20, 1, seed=3) * 1e7)
