@@ -198,7 +198,11 @@ class Solved:
 
     def after(self, inner: Solved) -> Solved:
         """This map applied to what ``inner`` makes: ``T T_i = I + D Y + (T D_i) Y_i``. Both without bias."""
-        moved = inner.up + self.up @ (self.down @ inner.up)
+        width, own, others = len(self.up), len(self.down), inner.up.shape[1]
+        if width * (own + others) < 2 * own * others:  # then the change as a full matrix is the shorter way
+            moved = inner.up + (self.up @ self.down) @ inner.up
+        else:
+            moved = inner.up + self.up @ (self.down @ inner.up)
         up, down = torch.cat([self.up, moved], dim=1), torch.cat([self.down, inner.down])
         groups = torch.cat([self.groups, inner.groups])
         if len(down) > len(up) and bool((groups == groups[0]).all() | (groups == SHARED).any()):

@@ -22,7 +22,7 @@ from ..erasure import Erasure
 from ..gramian import gram_of
 from ..models import EditableModel
 from ..options import choice, number
-from ..solver import Solved, cholesky, terms_are_shared
+from ..solver import EditProblem, Solved, cholesky, terms_are_shared
 from ..summed import Problem, problem_of
 from ..sums import RowSums
 from ..templates import BARE
@@ -95,16 +95,14 @@ class _Rounds:
         metric, source = text_metric(self.job.model, space)
         preserve, weights = self._preserved(space, rows.mean_weight)
         ridge, start = self._ridge(rows), first.solved()
-        if isinstance(rows, RowSums):
-            kept = gram_of(preserve, weights)
+        many = isinstance(rows, RowSums) or len(rows) + len(preserve) >= rows.erase.shape[1]
+        kept = gram_of(preserve, weights) if many else None  # what stays is added up once for all rounds
+        one = problem_of(rows, ridge, space, *((None, None) if many else (preserve, weights)), preserve_gram=kept)
 
-            def step(derived: Any) -> Problem:
-                return problem_of(derived, ridge, space, preserve_gram=kept)
-        else:
-            one = problem_of(rows, ridge, space, preserve, weights)
-
-            def step(derived: Any) -> Problem:
+        def step(derived: Any) -> Problem:
+            if isinstance(one, EditProblem):
                 return replace(one, erase=derived)
+            return replace(one, moved=derived)
 
         texts = rows if isinstance(rows, RowSums) else (rows.erase, rows.anchors)
         done, lengths = rounds(start, metric, texts, step, self._epochs, self._reg(metric), self.settings)
