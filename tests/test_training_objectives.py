@@ -8,8 +8,8 @@ import torch
 from objective_support import example, plain, texts_of, trainer_for
 
 from erasure_core.concepts import concept_set
-from erasure_core.training.draw import drawn
-from erasure_core.training.methods import ace, ant, slider
+from erasure_core.training.draw import Draw, drawn
+from erasure_core.training.methods import ace, ant, leco, slider
 from erasure_core.training.methods.ace import ratio
 from erasure_core.training.terms import combined
 
@@ -66,6 +66,17 @@ def test_a_slider_without_texts_erases_as_spm_does():
         texts = trainer.examples[0].texts
         assert (texts["positive"], texts["unconditional"], texts["neutral"]) == ("cat", end, end)
         assert_loss(trainer, lambda x, k, noise, e, s, kept: published.slider(e, s, 2))
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [({}, 0.2), ({"action": "enhance"}, -1), ({"positive": "old cat"}, 1), ({"neutral": "cat"}, 1), ({"eta": 3}, 3)],
+)
+def test_how_far_leco_goes_if_nothing_is_said(options, expected):
+    draw = Draw(0, example(concept="cat", anchor="fox"), (0,))
+    assert slider.signed(leco.Settings(**options), draw) == expected
+    assert slider.signed(leco.Settings(), Draw(0, example(concept="cat", anchor=""), (0,))) == 1
+    assert slider.signed(slider.Settings(), draw) == 1
 
 
 def test_an_examples_own_strength_goes_before_the_settings():

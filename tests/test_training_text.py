@@ -9,6 +9,7 @@ from tiny_models import tiny_sdxl
 pytest.importorskip("diffusers")
 
 from erasure_core import Membrane, apply, load, save
+from erasure_core.concepts import Concept, ConceptSet
 from erasure_core.errors import BadInput, IllConditioned, NothingMatched
 from erasure_core.models import from_pipeline
 from erasure_core.training import Callbacks, learned, train
@@ -19,6 +20,18 @@ from erasure_core.training.scopes import text_layers_in
 
 KEPT = ("circle", "square", "cross")
 SMALL = {"sentences": "bare", "grid": 5, "pool": 1, "draws": 2}
+UNKEPT = {"word_anchors": 0, "enough": 0.0, "guard": 0.0, "warmup": 0, "clip": 0}
+
+
+def with_deltas(encoder, deltas):
+    """A copy of a text encoder with changed weights, in its own precision."""
+    dense = copy.deepcopy(encoder)
+    modules = {f"text_encoder.text_model.{n.removeprefix('text_model.')}.weight": m for n, m in dense.named_modules()}
+    with torch.no_grad():
+        for name, delta in deltas.items():
+            change = delta.up.double() @ delta.down.double() * delta.scale
+            modules[name].weight += change.to(modules[name].weight)
+    return dense
 
 
 def cosine(a, b):
@@ -93,11 +106,8 @@ def test_slug_is_one_exact_low_rank_step_that_forgets(demo, tmp_path):
     assert measured["cosine_after"] < measured["cosine_before"] and "kept_cosine_change" in measured
     loaded = load(save(made, tmp_path / "slug.safetensors"))
     before = demo.encode(["star"]).hidden[0]
-    dense = copy.deepcopy(demo.pipe.text_encoder)
-    modules = {f"text_encoder.text_model.{n.removeprefix('text_model.')}.weight": m for n, m in dense.named_modules()}
+    dense = with_deltas(demo.pipe.text_encoder, made.weight_deltas)
     with torch.no_grad():
-        for name, delta in made.weight_deltas.items():
-            modules[name].weight += (delta.up.double() @ delta.down.double() * delta.scale).float()
         ids = demo.pipe.tokenizer(["star"], padding="max_length", max_length=77, return_tensors="pt")["input_ids"]
         expected = dense(ids).last_hidden_state[0]
     with apply(demo, Membrane(loaded)):
@@ -137,9 +147,7 @@ def test_layers_of_the_text_encoder(demo):
 
 
 def test_few_shot_raises_the_denoisers_own_loss(demo):
-    job = Job(
-        demo, few(), "few_shot", "balanced", (), None, {**SMALL, "lr": 1e-2, "guard": 0.0, "warmup": 0, "clip": 0}
-    )
+    job = Job(demo, few(), "few_shot", "balanced", (), None, {**SMALL, **UNKEPT, "lr": 1e-2})
     encoder, unet = (copy.deepcopy(m).double() for m in (demo.pipe.text_encoder, demo.pipe.unet))
     with job.opened() as trainer:
         from erasure_core.training.draw import drawn
@@ -160,6 +168,30 @@ def test_few_shot_raises_the_denoisers_own_loss(demo):
     assert losses[-1] < losses[0]
 
 
+@pytest.mark.parametrize("surgery", [False, True])
+def test_few_shot_holds_texts_of_the_bank(demo, surgery):
+    """Mean square by which they moved, as a share of their own; and it does hold them."""
+    encoder = copy.deepcopy(demo.pipe.text_encoder).double()
+    moved = []
+    for weight in (7.0, 0.0):
+        options = {**SMALL, **UNKEPT, "lr": 3e-3, "word_anchors": 2, "anchor_weight": weight, "surgery": surgery}
+        concepts = ConceptSet((Concept("star"),), ("circle",))  # one phrase gives a bank of two texts
+        with Job(demo, concepts, "few_shot", "balanced", (), None, options).opened() as trainer:
+            assert len(trainer.bank.prompts) == 2
+            for _ in range(5):
+                trainer.update()
+            ids = demo.pipe.tokenizer(
+                trainer.bank.prompts, padding="max_length", max_length=77, truncation=True, return_tensors="pt"
+            )["input_ids"]
+            with torch.no_grad():
+                before = encoder(ids).last_hidden_state
+                after = with_deltas(encoder, trainer.engine.adapter.deltas())(ids).last_hidden_state
+            moved.append(float((after - before).square().mean() / before.square().mean()))
+            assert moved[-1] > 1e-7
+            assert trainer.update()[1] == pytest.approx(weight * moved[-1], rel=1e-3, abs=1e-9)
+    assert moved[0] < 0.7 * moved[1]
+
+
 def few():
     from erasure_core.concepts import concept_set
 
@@ -167,7 +199,7 @@ def few():
 
 
 def test_the_guard_ends_few_shot_at_the_last_good_step(demo, tmp_path):
-    options = {**SMALL, "steps": 30, "lr": 4e-3, "guard": 0.995, "warmup": 0}
+    options = {**SMALL, "steps": 30, "lr": 4e-3, "guard": 0.995, "warmup": 0, "word_anchors": 0}
     state = tmp_path / "state"
     made = train(demo, "star", "few_shot", state=state, **options)
     steps = made.recipe["steps"]

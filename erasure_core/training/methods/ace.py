@@ -35,10 +35,10 @@ class Settings(Training):
     """ACE's numbers."""
 
     steps: int = number(120, 1, 200_000, "updates of the adapter", whole=True)
-    eta_c: float = number(0.5, 0.0, 50.0, "how far away from the concept at its own text")
+    eta_c: float = number(0.3, 0.0, 50.0, "how far away from the concept at its own text")
     eta_u: float = number(0.2, 0.0, 50.0, "how far toward the concept at the empty text")
     eta_p: float = number(0.1, 0.0, 50.0, "how far the empty text is put back toward each word that must stay")
-    pl: float = number(0.9, 0.0, 1.0, "share of the loss that preserves")
+    pl: float = number(0.95, 0.0, 1.0, "share of the loss that preserves")
     nw: float = number(0.5, 0.0, 1.0, "share of the empty text in the rest")
     gamma: str = choice(
         "text", ("text", "one"), "words like the concept are put back more (by encoded texts), or alike"

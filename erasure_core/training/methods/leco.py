@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...options import choice
+from ...options import choice, number
 from ..scopes import SCOPES, explain_scopes
 from . import slider
 
@@ -26,4 +26,12 @@ terms, examples = slider.terms, slider.examples
 class Settings(slider.Settings):
     """LECO's numbers."""
 
+    eta: float | None = number(
+        None,
+        -50.0,
+        50.0,
+        "how far along the direction; 1, or where concept and anchor are its ends 0.2 beyond the anchor, for styles "
+        "0.5",
+    )
+    anchor_weight: float = number(6.0, 0.0, 1e6, "how much the anchors count")
     scope: str = choice("attention", SCOPES, explain_scopes())

@@ -15,7 +15,7 @@ from ..draw import Draw
 from ..examples import EMPTY, Example, examples_of, templates_of
 from ..scopes import SCOPES, explain_scopes
 from ..settings import Training
-from ..terms import Term, keep, merged
+from ..terms import Term, beyond, keep, merged
 
 NAME = "slider"
 GUIDES = ("concept", "unconditional")
@@ -23,7 +23,8 @@ SUMMARY = "Sliders: a direction between two texts, erased or enhanced; its stren
 WHY = (
     "For what comes by degrees: age, smile, how much of a style. positive and unconditional name the two ends, "
     "attributes what must not change along (male / female); by default the ends are the concept and its anchor, so "
-    "that the slider erases. Self-attention and ResNets are trained, so that words keep their meaning for attention. "
+    "that the slider erases. Self-attention and ResNets are trained, so that words keep their meaning for attention; "
+    "they read no text and tell names badly apart, for which leco is better. "
     "Texts of the bank hold the rest in place, which the paper does not do: it trains 1000 steps at 2e-4 with eta=4 "
     "and word_anchors=0, which at the full strength of an eraser bends other pictures, too."
 )
@@ -36,7 +37,7 @@ class Settings(Training):
     action: str = choice("erase", ("erase", "enhance"), "away from the positive text, or toward it")
     steps: int = number(150, 1, 200_000, "updates of the adapter", whole=True)
     lr: float = number(4e-3, 1e-8, 1.0, "learning rate of Adam")
-    eta: float = number(1.0, -50.0, 50.0, "how far along the direction")
+    eta: float | None = number(1.0, -50.0, 50.0, "how far along the direction")
     positive: str = text("", "the end that is erased or enhanced; the concept itself if nothing is said")
     unconditional: str = text("", "the other end; the anchor if nothing is said, else the empty prompt")
     neutral: str = text("", "where the direction begins; as unconditional if nothing is said")
@@ -49,15 +50,18 @@ class Settings(Training):
 
 def terms(settings: Settings, draw: Draw, latent: int, progress: float) -> list[Term]:
     """One term at the target text; anchors only where the settings ask for some."""
-    eta = signed(settings) if draw.example.eta is None else draw.example.eta
+    eta = signed(settings, draw) if draw.example.eta is None else draw.example.eta
     target = merged({"neutral": 1.0}, {"positive": -eta}, {"unconditional": eta})
     kept = draw.anchors[latent]
     return [Term("concept", target), *(keep(kept, settings.anchor_weight) if kept else ())]
 
 
-def signed(settings: Settings) -> float:
+def signed(settings: Settings, draw: Draw) -> float:
     """How far away from the positive text; below 0 toward it."""
-    return settings.eta if settings.action == "erase" else -settings.eta
+    if settings.action == "enhance":
+        return -1.0 if settings.eta is None else -settings.eta
+    named = settings.positive or settings.unconditional or settings.neutral
+    return 1.0 if settings.eta is None and named else beyond(settings.eta, draw)
 
 
 def examples(concepts: ConceptSet, settings: Settings) -> list[Example]:

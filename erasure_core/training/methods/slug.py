@@ -55,13 +55,13 @@ class Settings:
     top: int = number(5, 1, 100, "forgotten: so many other texts are closer to its captions than its name", whole=True)
     search: int = number(10, 1, 60, "step lengths that are tried", whole=True)
     spare: float = number(
-        0.1,
+        0.003,
         0.0,
         1e6,
         "take out of the step what reads kept texts, as a ridge of their rows' mean square; 0: as published",
     )
     first: float = number(0.1, 1e-6, 100.0, "the first one, as a share of the weight's norm")
-    strength: float = number(1.0, 0.0, 100.0, "the step is so many times the shortest that forgets")
+    strength: float = number(1.2, 0.0, 100.0, "the step is so many times the shortest that forgets")
 
 
 @dataclass(frozen=True)
