@@ -97,8 +97,8 @@ class _Rounds:
         ridge, start = self._ridge(rows), first.solved()
         many = isinstance(rows, RowSums) or len(rows) + len(preserve) >= rows.erase.shape[1]
         kept = gram_of(preserve, weights) if many else None  # what stays is added up once for all rounds
-        stay = (None, None) if many else (preserve, weights)
-        one = problem_of(rows, ridge, space, *stay, kept)
+        stay, stay_weights = (None, None) if many else (preserve, weights)
+        one = problem_of(rows, ridge, space, stay, stay_weights, kept)
 
         def step(derived: Any) -> Problem:
             if isinstance(one, EditProblem):
