@@ -49,7 +49,7 @@ class Settings(Training):
     rank: int = number(4, 1, 1024, "rank of the pairs", whole=True)
     alpha: float = number(4.0, 1e-3, 4096.0, "a pair counts alpha / rank times")
     word_anchors: int = number(2, 0, 64, "texts of the bank per latent that must stay", whole=True)
-    anchor_weight: float = number(3.0, 0.0, 1e6, "how much the anchors count")
+    anchor_weight: float = number(12.0, 0.0, 1e6, "how much the anchors count")
     mask: float = number(1.0, 0.0, 1.0, "share of every weight that learns, the most salient; needs form=weights")
     maps: int = number(20, 1, 1000, "updates that have to agree on what is salient", whole=True)
 
