@@ -35,6 +35,7 @@ class Settings(Training):
     """ACE's numbers."""
 
     steps: int = number(120, 1, 200_000, "updates of the adapter", whole=True)
+    lr: float = number(3e-3, 1e-8, 1.0, "learning rate of Adam")
     eta_c: float = number(0.3, 0.0, 50.0, "how far away from the concept at its own text")
     eta_u: float = number(0.2, 0.0, 50.0, "how far toward the concept at the empty text")
     eta_p: float = number(0.1, 0.0, 50.0, "how far the empty text is put back toward each word that must stay")
