@@ -38,6 +38,7 @@ class Settings(Training):
     """ANT's numbers."""
 
     steps: int = number(150, 1, 200_000, "updates of the adapter", whole=True)
+    lr: float = number(3e-3, 1e-8, 1.0, "learning rate of Adam")
     eta: float | None = number(
         None, 0.0, 50.0, "how far beyond the empty prompt, 1, or beyond the anchor, 0.2, for styles 0.5"
     )
