@@ -13,6 +13,7 @@ from erasure_core.concepts import Concept, ConceptSet
 from erasure_core.errors import BadInput, IllConditioned, NothingMatched
 from erasure_core.models import from_pipeline
 from erasure_core.training import Callbacks, learned, train
+from erasure_core.training.draw import drawn
 from erasure_core.training.gradients import taped
 from erasure_core.training.methods.slug import Judged, chosen, forget_loss, front, retain_loss
 from erasure_core.training.run import Job
@@ -150,8 +151,6 @@ def test_few_shot_raises_the_denoisers_own_loss(demo):
     job = Job(demo, few(), "few_shot", "balanced", (), None, {**SMALL, **UNKEPT, "lr": 1e-2})
     encoder, unet = (copy.deepcopy(m).double() for m in (demo.pipe.text_encoder, demo.pipe.unet))
     with job.opened() as trainer:
-        from erasure_core.training.draw import drawn
-
         draw = drawn(0, trainer.settings, trainer.examples, trainer.library, trainer.bank)
         latents = trainer.source(draw)
         losses = [trainer.update()[0] for _ in range(6)]
@@ -166,6 +165,28 @@ def test_few_shot_raises_the_denoisers_own_loss(demo):
         assert losses[0] == pytest.approx(-expected, abs=1e-6)
         assert trainer.closeness() < 1
     assert losses[-1] < losses[0]
+
+
+def test_nothing_is_pushed_further_than_enough(demo):
+    """Where the text already describes a picture that much worse than the anchor's does, it is left alone."""
+    unet = copy.deepcopy(demo.pipe.unet).double()
+    for times, moves in ((1e-6, False), (1e6, True)):
+        options = {**SMALL, **UNKEPT, "lr": 3e-3, "enough": times}
+        concepts = ConceptSet((Concept("star", "heart"),))
+        with Job(demo, concepts, "few_shot", "balanced", (), None, options).opened() as trainer:
+            draw = drawn(0, trainer.settings, trainer.examples, trainer.library, trainer.bank)
+            latents = trainer.source(draw)
+            erasing, _ = trainer.update()
+            _ = [trainer.update() for _ in range(2)]
+            moved = max(float(delta.up.abs().max()) for delta in trainer.engine.adapter.deltas().values())
+            assert (moved > 0) is moves
+            if not moves:
+                rows = demo.encode(["heart"]).hidden.double()
+                taus = trainer.engine.grid.taus[list(latents.ks)]
+                with torch.no_grad():
+                    out = unet(latents.x.double(), taus, rows.expand(2, -1, -1)).sample
+                expected = sum(float((out[i] - latents.noise.double()).square().mean()) for i in range(2)) / 2
+                assert erasing == pytest.approx(-times * expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("surgery", [False, True])

@@ -44,8 +44,8 @@ WHY = (
     "The paper preserves nothing (word_anchors=0, and guard=0 for no guard), and what it pushes away from has no end: "
     "on the bundled model stars went only after everything else. Held by texts of the bank (your preserved phrases, if "
     "you give any) it is among the best; it leads to no anchor, though: what comes is what the model draws without the "
-    "word, on the bundled model often a circle. The guard ends the training at the step before unrelated texts would be less "
-    "like themselves than it says. form=weights gives the published kind of change, here it is a LoRA."
+    "word, on the bundled model often a circle. The guard ends the training at the step before unrelated texts would "
+    "be less like themselves than it says. form=weights gives the published kind of change, here it is a LoRA."
 )
 UNRELATED = 16  # texts that the guard looks at
 
