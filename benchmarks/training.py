@@ -107,8 +107,8 @@ def page(records: Mapping[str, Any]) -> str:
         "Minutes of processor time on one thread, size of the native file.",
         "",
         "Few-shot erasing and SLUG change the text encoder and know no anchor: what comes is what the model draws "
-        "without the word, in 84 of 128 pictures a circle. A slider's layers read no text; LECO's do. MACE's refinement "
-        "alone leaves 85 circles, see `tables.md`; its LoRA hardly changes that on this model.",
+        "without the word, in 84 of 128 pictures a circle. A slider's layers read no text; LECO's do. MACE's "
+        "refinement alone leaves 85 circles, see `tables.md`; its LoRA hardly changes that on this model.",
         "",
         "| concept | method | target before | target after | misspelt | neighbours kept | partner beside neighbours "
         "kept | stability | minutes | file |",
