@@ -141,7 +141,7 @@ class TextTrainer(Trainer):
                 errors = squares(engine.rows(latents, draw.rows, part), aims[which])
                 loss = -torch.minimum(errors, most[which].to(errors)).sum() / len(latents)
                 found.add(self.parameters, loss, torch.zeros_like(loss), apart=surgery, scale=self.scale)
-            if settings.word_anchors:
+            if settings.word_anchors and self.bank.prompts:
                 kept = settings.anchor_weight * self._moved(draw)
                 found.add(self.parameters, torch.zeros_like(kept), kept, apart=surgery, scale=self.scale)
         return found
@@ -164,7 +164,8 @@ class TextTrainer(Trainer):
         pairs = [(now.hidden, before.hidden)]
         if now.pooled is not None and before.pooled is not None:
             pairs.append((now.pooled, before.pooled))
-        return torch.stack([F.mse_loss(new, old) / old.square().mean() for new, old in pairs]).sum()
+        wide = [(new.float(), old.float()) for new, old in pairs]  # small squares vanish in half precision
+        return torch.stack([F.mse_loss(new, old) / old.square().mean() for new, old in wide]).sum()
 
 
 def squares(predicted: Tensor, aims: Tensor) -> Tensor:
