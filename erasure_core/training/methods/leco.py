@@ -17,7 +17,8 @@ GUIDES = slider.GUIDES
 SUMMARY = "LECO: a slider on both attentions. For what is named, and for files of settings that were made for it."
 WHY = (
     "The same objective as a slider's with all roles to choose, on layers that read the text, too. Texts of the bank "
-    "hold the rest in place, which LECO itself does not do: it trains 500 steps at 1e-4 with eta=1, draws=2, word_anchors=0."
+    "hold the rest in place, which LECO itself does not do: it trains 500 steps at 1e-4 with eta=1, draws=2 and "
+    "word_anchors=0."
 )
 terms, examples = slider.terms, slider.examples
 
